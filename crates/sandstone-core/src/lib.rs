@@ -1,0 +1,23 @@
+//! The pure domain: states and their transitions, limits, and the clock and randomness that
+//! everything else is handed. No I/O, no async, no global.
+//!
+//! To change what may happen to a volume or a sandbox, change the transition function here; the
+//! store applies it inside one transaction, and the table tests show the difference.
+
+mod ambient;
+mod attachment;
+mod limits;
+mod mount_path;
+mod sandbox;
+mod volume;
+
+pub use ambient::{Clock, Entropy, Timestamp};
+pub use attachment::{AttachmentEvent, AttachmentState};
+pub use limits::{
+    CAPACITY_MAX, CAPACITY_MIN, DELETION_GRACE_MS, LABEL_KEY_MAX_BYTES, LABEL_VALUE_MAX_BYTES,
+    LABELS_MAX, LIFETIME_MAX_MS, Labels, MEMORY_DEFAULT, MEMORY_MAX, MEMORY_MIN, Memory,
+    VOLUMES_PER_SANDBOX_MAX, VolumeCapacity,
+};
+pub use mount_path::{MountPath, MountPathError, check_mounts};
+pub use sandbox::{Lifetime, SandboxEvent, SandboxState, StopReason};
+pub use volume::{Denied, VolumeEvent, VolumeState};

@@ -1,0 +1,12 @@
+//! What the control plane asks of a node, and how both reach the agent in a sandbox.
+//!
+//! The server holds an `Arc<dyn NodeApi>`. On one machine that is the node itself; in a cluster it
+//! is a client of one. Nothing here says how a node keeps its promises.
+
+mod agent;
+mod node;
+
+pub use agent::{AgentClient, AgentError, InboundStream, OutboundStream, StreamError};
+pub use node::{
+    Mount, NodeApi, NodeError, NodeEvent, Readiness, SandboxSpec, VolumeSpec, VolumeUsage,
+};
