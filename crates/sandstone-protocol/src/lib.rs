@@ -19,6 +19,14 @@
 //!   from the message. A stream starts with [`frame::WINDOW_BYTES`] of credit.
 //! - `End` closes a stream from its writer's side, `Reset` from either side. After either,
 //!   frames that cross on the wire are dropped silently.
+//! - A request that fails gives up its streams: the agent resets each that has not ended, with the
+//!   same failure, and then replies. A file operation whose stream the host resets fails with
+//!   `ECANCELED`.
+//! - `Spawned` comes before the first data of the process. Its streams are over when they end, not
+//!   when the process exits.
+//! - Configuration, environment and signals take effect in the order of their requests; everything
+//!   else is concurrent. Too many requests or streams at once fail with `EAGAIN`.
+//! - The host must always read: the agent may stop reading while it cannot send.
 //! - The agent is not trusted: the host bounds every length and believes no path from it.
 //! - Additions are new message variants or new optional fields. A change of meaning is a new
 //!   generation; both sides use the smaller of the two they said, and refuse one below

@@ -36,8 +36,7 @@ pub enum Request {
         /// Signal number.
         signal: i32,
     },
-    /// Sends a file's bytes to `sink`, then `End`, then the reply [`Answer::Done`]. A failure
-    /// after the first byte resets the stream.
+    /// Sends a file's bytes to `sink`, then `End`, then the reply [`Answer::Done`].
     ReadFile {
         /// Absolute, or relative to the working directory.
         path: String,

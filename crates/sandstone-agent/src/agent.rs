@@ -1,0 +1,124 @@
+//! The agent as a whole: what outlives connections, and the loop that accepts them.
+
+use std::convert::Infallible;
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
+use std::thread;
+use std::time::Duration;
+
+use rustix::event::{PollFd, PollFlags, poll};
+use rustix::fs::{Mode, OFlags};
+use rustix::io::Errno;
+
+use crate::connection;
+use crate::interior::Interior;
+use crate::processes::Processes;
+use crate::workers::STACK_BYTES;
+
+/// Connections at once. A host has one; a restarted host's old one ends soon.
+const CONNECTIONS_MAX: usize = 64;
+
+/// Stack of a connection's reading thread: decoding may recurse over fields that we do not know.
+/// Only what is touched is ever backed by memory.
+const READER_STACK_BYTES: usize = 2 << 20;
+
+/// Pause after an accept that failed for want of memory or descriptors.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+
+/// What belongs to no connection.
+#[derive(Debug)]
+pub(crate) struct Agent {
+    /// Every process that was spawned.
+    pub(crate) processes: Processes,
+    /// User, working directory and environment.
+    pub(crate) interior: Mutex<Interior>,
+    /// `/dev/null`, as it was before anyone could replace it.
+    pub(crate) null: OwnedFd,
+    connections: AtomicUsize,
+}
+
+/// Why the agent cannot go on.
+#[derive(Debug, thiserror::Error)]
+pub enum RunError {
+    /// `/dev/null` is missing.
+    #[error("open /dev/null")]
+    Null(#[source] io::Error),
+    /// The reaper could not be started.
+    #[error("start the reaper thread")]
+    Reaper(#[source] io::Error),
+    /// The listener accepts no more.
+    #[error("accept a connection")]
+    Accept(#[source] io::Error),
+}
+
+/// Serves connections on `listener` until it breaks. Writes one byte to `ready` before the first
+/// accept and closes it. Reaps all children of the calling process, so that must be its only job.
+///
+/// # Errors
+/// [`RunError`].
+pub fn run(listener: OwnedFd, ready: Option<OwnedFd>) -> Result<Infallible, RunError> {
+    crate::sys::keep_exit_statuses();
+    rustix::process::umask(Mode::from_raw_mode(0o022));
+    let null = rustix::fs::open("/dev/null", OFlags::RDWR | OFlags::CLOEXEC, Mode::empty())
+        .map_err(|errno| RunError::Null(errno.into()))?;
+    let agent = Arc::new(Agent {
+        processes: Processes::default(),
+        interior: Mutex::default(),
+        null,
+        connections: AtomicUsize::new(0),
+    });
+
+    let reaper = Arc::clone(&agent);
+    thread::Builder::new()
+        .name("reaper".into())
+        .stack_size(STACK_BYTES)
+        .spawn(move || reaper.processes.reap())
+        .map_err(RunError::Reaper)?;
+
+    if let Some(ready) = ready {
+        // A runtime that does not listen finds out by connecting.
+        let _ = rustix::io::write(&ready, &[1]);
+    }
+
+    let listener = UnixListener::from(listener);
+    loop {
+        match listener.accept() {
+            Ok((socket, _)) => admit(&agent, socket),
+            Err(error) => match Errno::from_io_error(&error) {
+                // The host may have made the listener non-blocking.
+                Some(Errno::AGAIN) => {
+                    let mut listener = [PollFd::from_borrowed_fd(listener.as_fd(), PollFlags::IN)];
+                    let _ = poll(&mut listener, None);
+                }
+                Some(Errno::INTR | Errno::CONNABORTED | Errno::PROTO) => {}
+                Some(Errno::MFILE | Errno::NFILE | Errno::NOBUFS | Errno::NOMEM) => {
+                    thread::sleep(ACCEPT_PAUSE);
+                }
+                _ => return Err(RunError::Accept(error)),
+            },
+        }
+    }
+}
+
+/// Serves one connection on its own thread. One that cannot be served is closed.
+fn admit(agent: &Arc<Agent>, socket: UnixStream) {
+    if agent.connections.fetch_add(1, Ordering::Relaxed) >= CONNECTIONS_MAX {
+        agent.connections.fetch_sub(1, Ordering::Relaxed);
+        return;
+    }
+    let served = Arc::clone(agent);
+    let thread = thread::Builder::new()
+        .name("connection".into())
+        .stack_size(READER_STACK_BYTES)
+        .spawn(move || {
+            // There is nobody to tell but the host, and it sees the connection close.
+            let _ = connection::serve(&served, socket);
+            served.connections.fetch_sub(1, Ordering::Relaxed);
+        });
+    if thread.is_err() {
+        agent.connections.fetch_sub(1, Ordering::Relaxed);
+    }
+}

@@ -1,0 +1,422 @@
+//! File operations. Every one runs as the sandbox's user, whatever the agent itself may do.
+
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::Path;
+use std::sync::Arc;
+
+use rustix::event::PollFlags;
+use rustix::fs::{
+    AtFlags, CWD, Dir, FileType, Mode, OFlags, Statx, StatxFlags, StatxTimestamp, makedev, statat,
+    statx,
+};
+use rustix::io::Errno;
+use sandstone_protocol::frame::{DATA_MAX_BYTES, PAYLOAD_MAX_BYTES};
+use sandstone_protocol::message::{
+    Answer, Entry, Failure, FileKind, Metadata, Request, StreamId, WriteOptions,
+};
+
+use crate::connection::Connection;
+use crate::failure::{failure, file_failure};
+use crate::lock::lock;
+use crate::remove::remove;
+use crate::stream::{Front, Inlet, Outlet};
+use crate::sys::assume_file_identity;
+use crate::workers;
+
+/// Most bytes that one entry takes in an encoded listing, its name aside.
+const ENTRY_OVERHEAD_BYTES: usize = 40;
+
+/// Reading, or writing, may block only on something other than a regular file or directory.
+const OPEN_FLAGS: OFlags = OFlags::CLOEXEC
+    .union(OFlags::NOCTTY)
+    .union(OFlags::NONBLOCK);
+
+type Place = workers::Place<FileJob>;
+
+/// A request for the workers.
+#[derive(Debug)]
+pub(crate) struct FileJob {
+    /// Whom to answer.
+    pub(crate) connection: Arc<Connection>,
+    /// The request's id.
+    pub(crate) id: u32,
+    /// What to do.
+    pub(crate) work: FileWork,
+}
+
+/// What a [`FileJob`] does.
+#[derive(Debug)]
+pub(crate) enum FileWork {
+    /// [`Request::ReadFile`] with its stream.
+    Read { path: String, outlet: Arc<Outlet> },
+    /// [`Request::WriteFile`] with its stream.
+    Write {
+        path: String,
+        inlet: Arc<Inlet>,
+        options: WriteOptions,
+    },
+    /// A request without streams.
+    Plain(Request),
+}
+
+impl FileJob {
+    fn stream(&self) -> Option<StreamId> {
+        match &self.work {
+            FileWork::Read { outlet, .. } => Some(outlet.id),
+            FileWork::Write { inlet, .. } => Some(inlet.id),
+            FileWork::Plain(_) => None,
+        }
+    }
+}
+
+/// Does a job and answers it.
+pub(crate) fn perform(job: FileJob, place: &mut Place) {
+    let streams: Vec<StreamId> = job.stream().into_iter().collect();
+    // A host that is gone needs no answer.
+    let _ = match outcome(&job, place) {
+        Ok(answer) => job.connection.reply(job.id, Ok(answer)),
+        Err(failure) => job.connection.fail(job.id, &streams, failure),
+    };
+}
+
+/// Answers a job for which there is no thread.
+pub(crate) fn refuse(job: FileJob) {
+    let streams: Vec<StreamId> = job.stream().into_iter().collect();
+    let failure = failure(Errno::AGAIN, "start a thread for a file operation");
+    let _ = job.connection.fail(job.id, &streams, failure);
+}
+
+fn outcome(job: &FileJob, place: &mut Place) -> Result<Answer, Failure> {
+    let (operation, path) = match &job.work {
+        FileWork::Read { path, .. } => ("readfile", path),
+        FileWork::Write { path, .. } => ("writefile", path),
+        FileWork::Plain(Request::ReadDir { path }) => ("readdir", path),
+        FileWork::Plain(Request::MakeDir { path, .. }) => ("mkdir", path),
+        FileWork::Plain(Request::Remove { path, .. }) => ("remove", path),
+        FileWork::Plain(Request::Stat { path, follow: true }) => ("stat", path),
+        FileWork::Plain(Request::Stat { path, .. }) => ("lstat", path),
+        FileWork::Plain(_) => return Err(failure(Errno::NOSYS, "not a file operation")),
+    };
+    let named = |errno| file_failure(errno, operation, path);
+
+    let (absolute, identity) = {
+        let interior = lock(&job.connection.agent.interior);
+        let absolute = interior.absolute(path).map_err(named)?;
+        (absolute, interior.account.identity.clone())
+    };
+    assume_file_identity(&identity).map_err(named)?;
+
+    let done = |()| Answer::Done;
+    match &job.work {
+        FileWork::Read { outlet, .. } => {
+            read_file(&job.connection, &absolute, outlet, place).map(done)
+        }
+        FileWork::Write { inlet, options, .. } => {
+            write_file(&job.connection, &absolute, inlet, options, place).map(done)
+        }
+        FileWork::Plain(Request::ReadDir { .. }) => read_dir(&absolute).map(Answer::Entries),
+        FileWork::Plain(Request::MakeDir {
+            recursive, mode, ..
+        }) => make_dir(&absolute, *recursive, mode.unwrap_or(0o777)).map(done),
+        FileWork::Plain(Request::Remove { recursive, .. }) => {
+            remove(&absolute, *recursive).map(done)
+        }
+        FileWork::Plain(Request::Stat { follow, .. }) => {
+            stat(&absolute, *follow).map(Answer::Metadata)
+        }
+        FileWork::Plain(_) => Err(Errno::NOSYS),
+    }
+    .map_err(named)
+}
+
+fn kind_of(file: &OwnedFd) -> Result<FileType, Errno> {
+    Ok(FileType::from_raw_mode(rustix::fs::fstat(file)?.st_mode))
+}
+
+fn read_file(
+    connection: &Connection,
+    path: &Path,
+    outlet: &Outlet,
+    place: &mut Place,
+) -> Result<(), Errno> {
+    let file = rustix::fs::open(path, OFlags::RDONLY | OPEN_FLAGS, Mode::empty())?;
+    let kind = kind_of(&file)?;
+    if kind == FileType::Directory {
+        return Err(Errno::ISDIR);
+    }
+    let mut buffer = vec![0; DATA_MAX_BYTES];
+    loop {
+        if kind != FileType::RegularFile {
+            // Without this, a pipe that has no writer yet would look like one that ended.
+            outlet.waker().clear();
+            outlet.credit().ok_or(Errno::CANCELED)?;
+            place.step_aside();
+            outlet.waker().sleep(Some((file.as_fd(), PollFlags::IN)));
+            outlet.credit().ok_or(Errno::CANCELED)?;
+            if !is_readable(&file) {
+                continue;
+            }
+        }
+        match rustix::io::read(&file, &mut buffer) {
+            Ok(0) => break,
+            Ok(length) => send(connection, outlet, &buffer[..length], place)?,
+            Err(Errno::INTR | Errno::AGAIN) => {}
+            Err(errno) => return Err(errno),
+        }
+    }
+    connection.end(outlet).map_err(|_| Errno::CANCELED)
+}
+
+/// Whether a read would return something, be it the end.
+fn is_readable(file: &OwnedFd) -> bool {
+    let mut fds = [rustix::event::PollFd::new(file, PollFlags::IN)];
+    let now = rustix::event::Timespec {
+        tv_sec: 0,
+        tv_nsec: 0,
+    };
+    rustix::event::poll(&mut fds, Some(&now)).is_ok_and(|ready| ready > 0)
+}
+
+/// Sends all of `bytes`, waiting for credit.
+fn send(
+    connection: &Connection,
+    outlet: &Outlet,
+    mut bytes: &[u8],
+    place: &mut Place,
+) -> Result<(), Errno> {
+    while !bytes.is_empty() {
+        outlet.waker().clear();
+        match outlet.spend(bytes.len()).ok_or(Errno::CANCELED)? {
+            0 => {
+                place.step_aside();
+                outlet.waker().sleep(None);
+            }
+            length => {
+                connection
+                    .data(outlet, &bytes[..length])
+                    .map_err(|_| Errno::CANCELED)?;
+                bytes = &bytes[length..];
+            }
+        }
+    }
+    Ok(())
+}
+
+fn write_file(
+    connection: &Connection,
+    path: &Path,
+    inlet: &Inlet,
+    options: &WriteOptions,
+    place: &mut Place,
+) -> Result<(), Errno> {
+    let mut flags = OFlags::WRONLY | OPEN_FLAGS;
+    flags.set(OFlags::APPEND, options.append);
+    flags.set(OFlags::TRUNC, !options.append);
+    flags.set(OFlags::CREATE, options.create || options.create_new);
+    flags.set(OFlags::EXCL, options.create_new);
+    let mode = options.mode.map(|mode| Mode::from_raw_mode(mode & 0o7777));
+    let initial = mode.map_or(Mode::from_raw_mode(0o666), |mode| {
+        mode & Mode::from_raw_mode(0o777)
+    });
+    let file = rustix::fs::open(path, flags, initial)?;
+    if let Some(mode) = mode {
+        rustix::fs::fchmod(&file, mode)?;
+    }
+    let mut buffer = vec![0; DATA_MAX_BYTES];
+    loop {
+        inlet.waker().clear();
+        match inlet.front(&mut buffer) {
+            Front::Bytes(length) => match rustix::io::write(&file, &buffer[..length]) {
+                Ok(written) => {
+                    let grant = inlet.consume(written);
+                    connection
+                        .grant(inlet, grant)
+                        .map_err(|_| Errno::CANCELED)?;
+                }
+                Err(Errno::INTR) => {}
+                Err(Errno::AGAIN) => {
+                    place.step_aside();
+                    inlet.waker().sleep(Some((file.as_fd(), PollFlags::OUT)));
+                }
+                Err(errno) => return Err(errno),
+            },
+            Front::Empty => {
+                place.step_aside();
+                inlet.waker().sleep(None);
+            }
+            Front::Ended => return Ok(()),
+            Front::Reset => return Err(Errno::CANCELED),
+        }
+    }
+}
+
+fn read_dir(path: &Path) -> Result<Vec<Entry>, Errno> {
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OPEN_FLAGS;
+    let mut directory = Dir::new(rustix::fs::open(path, flags, Mode::empty())?)?;
+    let mut entries = Vec::new();
+    let mut encoded_bytes = 0;
+    while let Some(entry) = directory.read() {
+        let entry = entry?;
+        let name = entry.file_name();
+        if name == c"." || name == c".." {
+            continue;
+        }
+        let kind = match entry.file_type() {
+            FileType::Unknown => match statat(directory.fd()?, name, AtFlags::SYMLINK_NOFOLLOW) {
+                Ok(status) => FileType::from_raw_mode(status.st_mode),
+                Err(Errno::NOENT) => continue,
+                Err(errno) => return Err(errno),
+            },
+            kind => kind,
+        };
+        let name = name.to_string_lossy().into_owned();
+        encoded_bytes += name.len() + ENTRY_OVERHEAD_BYTES;
+        if encoded_bytes > PAYLOAD_MAX_BYTES {
+            return Err(Errno::OVERFLOW);
+        }
+        entries.push(Entry {
+            name,
+            kind: file_kind(kind),
+        });
+    }
+    Ok(entries)
+}
+
+fn make_dir(path: &Path, recursive: bool, mode: u32) -> Result<(), Errno> {
+    let make = |path: &Path| rustix::fs::mkdir(path, Mode::from_raw_mode(mode & 0o7777));
+    if !recursive {
+        return make(path);
+    }
+    // Up to the first directory that exists, then down again.
+    let mut missing = Vec::new();
+    for ancestor in path.ancestors() {
+        match make(ancestor) {
+            Ok(()) => break,
+            Err(Errno::NOENT) => missing.push(ancestor),
+            Err(errno) => {
+                accept_directory(ancestor, errno)?;
+                break;
+            }
+        }
+    }
+    for directory in missing.into_iter().rev() {
+        make(directory).or_else(|errno| accept_directory(directory, errno))?;
+    }
+    Ok(())
+}
+
+/// A directory that could not be made is fine when it is there.
+fn accept_directory(path: &Path, errno: Errno) -> Result<(), Errno> {
+    match statat(CWD, path, AtFlags::empty()) {
+        Ok(status) if FileType::from_raw_mode(status.st_mode) == FileType::Directory => Ok(()),
+        _ => Err(errno),
+    }
+}
+
+fn stat(path: &Path, follow: bool) -> Result<Metadata, Errno> {
+    let flags = if follow {
+        AtFlags::empty()
+    } else {
+        AtFlags::SYMLINK_NOFOLLOW
+    };
+    let wanted = StatxFlags::BASIC_STATS | StatxFlags::BTIME;
+    Ok(metadata(&statx(CWD, path, flags, wanted)?))
+}
+
+fn metadata(status: &Statx) -> Metadata {
+    let has_birth = StatxFlags::from_bits_retain(status.stx_mask).contains(StatxFlags::BTIME);
+    Metadata {
+        kind: file_kind(FileType::from_raw_mode(status.stx_mode.into())),
+        size: status.stx_size,
+        mode: status.stx_mode.into(),
+        uid: status.stx_uid,
+        gid: status.stx_gid,
+        nlink: status.stx_nlink.into(),
+        inode: status.stx_ino,
+        device: makedev(status.stx_dev_major, status.stx_dev_minor),
+        rdev: makedev(status.stx_rdev_major, status.stx_rdev_minor),
+        block_size: status.stx_blksize.into(),
+        blocks: status.stx_blocks,
+        accessed_ms: milliseconds(&status.stx_atime),
+        modified_ms: milliseconds(&status.stx_mtime),
+        changed_ms: milliseconds(&status.stx_ctime),
+        created_ms: has_birth.then(|| milliseconds(&status.stx_btime)),
+    }
+}
+
+fn milliseconds(time: &StatxTimestamp) -> i64 {
+    time.tv_sec
+        .saturating_mul(1000)
+        .saturating_add(i64::from(time.tv_nsec) / 1_000_000)
+}
+
+fn file_kind(kind: FileType) -> FileKind {
+    match kind {
+        FileType::Directory => FileKind::Directory,
+        FileType::Symlink => FileKind::Symlink,
+        FileType::BlockDevice => FileKind::BlockDevice,
+        FileType::CharacterDevice => FileKind::CharDevice,
+        FileType::Fifo => FileKind::Fifo,
+        FileType::Socket => FileKind::Socket,
+        FileType::RegularFile | FileType::Unknown => FileKind::File,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::fs;
+    use std::os::unix::fs::symlink;
+
+    #[test]
+    fn directories_are_made() {
+        let directory = tempfile::tempdir().unwrap();
+        let top = directory.path();
+        assert_eq!(make_dir(&top.join("a/b"), false, 0o777), Err(Errno::NOENT));
+        make_dir(&top.join("a/b/c"), true, 0o700).unwrap();
+        make_dir(&top.join("a/b/c"), true, 0o700).unwrap();
+        make_dir(&top.join("a/b/../b/c/"), true, 0o700).unwrap();
+        assert_eq!(make_dir(&top.join("a"), false, 0o777), Err(Errno::EXIST));
+        fs::write(top.join("file"), "").unwrap();
+        assert_eq!(make_dir(&top.join("file"), true, 0o777), Err(Errno::EXIST));
+        assert_eq!(
+            make_dir(&top.join("file/below"), true, 0o777),
+            Err(Errno::NOTDIR)
+        );
+        symlink("a", top.join("link")).unwrap();
+        make_dir(&top.join("link"), true, 0o777).unwrap();
+        make_dir(Path::new("/"), true, 0o777).unwrap();
+        let endless = format!("/tmp{}", "/x".repeat(100_000));
+        assert_eq!(
+            make_dir(Path::new(&endless), true, 0o777),
+            Err(Errno::NAMETOOLONG)
+        );
+    }
+
+    #[test]
+    fn files_are_described() {
+        let directory = tempfile::tempdir().unwrap();
+        let file = directory.path().join("file");
+        let link = directory.path().join("link");
+        fs::write(&file, "hello").unwrap();
+        symlink(&file, &link).unwrap();
+        let described = stat(&link, true).unwrap();
+        assert_eq!((described.kind, described.size), (FileKind::File, 5));
+        assert_eq!(described.mode & 0o170_000, 0o100_000);
+        assert_eq!(described.nlink, 1);
+        assert!(described.modified_ms > 1_600_000_000_000);
+        assert_eq!(stat(&link, false).unwrap().kind, FileKind::Symlink);
+        assert_eq!(
+            stat(Path::new("/dev/null"), true).unwrap().kind,
+            FileKind::CharDevice
+        );
+        let mut entries = read_dir(directory.path()).unwrap();
+        entries.sort_by(|a, b| a.name.cmp(&b.name));
+        let kinds: Vec<_> = entries.iter().map(|e| (e.name.as_str(), e.kind)).collect();
+        assert_eq!(
+            kinds,
+            [("file", FileKind::File), ("link", FileKind::Symlink)]
+        );
+        assert_eq!(read_dir(&file), Err(Errno::NOTDIR));
+    }
+}

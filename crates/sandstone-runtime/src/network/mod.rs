@@ -1,0 +1,4 @@
+//! A sandbox's network: a veth pair, and the host's rules for what passes it.
+
+pub(crate) mod firewall;
+pub(crate) mod link;

@@ -1,0 +1,64 @@
+//! What an operator can choose, and the control plane's own times.
+
+use std::time::Duration;
+
+use sandstone_api::Region;
+use sandstone_core::DELETION_GRACE_MS;
+
+/// How the control plane behaves.
+#[derive(Debug, Clone)]
+pub struct ControlConfig {
+    /// Never empty.
+    regions: Vec<Region>,
+    /// How long a deleted volume's data is kept, milliseconds.
+    pub deletion_grace_ms: i64,
+    /// How long a stopped sandbox is listed, milliseconds.
+    pub stopped_listed_ms: i64,
+    /// How long the record of a stopped sandbox is kept at all, milliseconds.
+    pub stopped_kept_ms: i64,
+    /// How often unfinished work without a worker is looked for. Also the first delay before a
+    /// failed stop is tried again.
+    pub retry_every: Duration,
+    /// Longest delay before a failed stop is tried again; it doubles up to this.
+    pub retry_max: Duration,
+    /// How often deleted volumes are purged.
+    pub purge_every: Duration,
+    /// How long a request waits for a volume whose sandbox is being stopped.
+    pub release_wait: Duration,
+    /// How long [`super::ControlPlane::stop_all`] waits.
+    pub stop_all_limit: Duration,
+}
+
+impl ControlConfig {
+    /// The defaults, for a server in these regions.
+    #[must_use]
+    pub fn new(default: Region, others: &[Region]) -> Self {
+        let mut regions = vec![default];
+        for region in others {
+            if !regions.contains(region) {
+                regions.push(*region);
+            }
+        }
+        Self {
+            regions,
+            deletion_grace_ms: DELETION_GRACE_MS,
+            stopped_listed_ms: 24 * 60 * 60 * 1000,
+            stopped_kept_ms: 7 * 24 * 60 * 60 * 1000,
+            retry_every: Duration::from_secs(5),
+            retry_max: Duration::from_secs(60),
+            purge_every: Duration::from_secs(60),
+            // Ending a sandbox takes milliseconds plus the time to flush what it wrote.
+            release_wait: Duration::from_secs(5),
+            stop_all_limit: Duration::from_secs(60),
+        }
+    }
+
+    /// The regions; the first is the default.
+    pub(super) fn regions(&self) -> &[Region] {
+        &self.regions
+    }
+
+    pub(super) fn default_region(&self) -> Region {
+        self.regions[0]
+    }
+}

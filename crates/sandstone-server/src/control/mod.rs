@@ -1,0 +1,214 @@
+//! The control plane: requests of authenticated clients become intents of the store and promises
+//! of the node, in that order.
+//!
+//! * The store says what should be before the node is asked, and what is after it has answered.
+//!   Between the two anything may die: [`ControlPlane::recover`] and the reconcilers in
+//!   [`ControlPlane::run`] bring every object to an end from whatever state they find.
+//! * Work that was begun is carried out even when the client goes away: it runs in its own task,
+//!   and the request only waits for it.
+//! * A sandbox is started and stopped by one task at a time ([`live`]); everyone who wants it
+//!   stopped meanwhile waits for that task and gets its answer.
+//!
+//! ```text
+//! create   begin_sandbox ──► node.start_sandbox ──► sandbox_started ──► the client has an id
+//!                                   │ failed
+//! stop     begin_stop ──► announce ─┴► node.stop_sandbox ──► sandbox_released ──► measure volumes
+//! ```
+
+mod config;
+mod error;
+mod live;
+mod page;
+mod reconcile;
+mod recover;
+mod sandbox;
+mod stop;
+#[cfg(test)]
+mod tests;
+mod token;
+mod volume;
+
+use std::collections::HashSet;
+use std::fmt;
+use std::future::Future;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
+
+use sandstone_api::{ApiError, ErrorCode, IdSuffix, Region, VolumeId};
+use sandstone_core::{Clock, Entropy};
+use sandstone_node_api::{NodeApi, Readiness};
+use sandstone_store::{OrganisationId, Store, StoreError, TokenHash};
+use tokio::sync::Notify;
+use tokio::time::{Instant, timeout_at};
+use tokio_util::task::TaskTracker;
+
+pub use config::ControlConfig;
+pub use page::{Page, PageRequest};
+pub use sandbox::NewSandbox;
+pub use token::{Token, admit};
+pub use volume::NewVolume;
+
+use live::LiveMap;
+
+/// Longest token that is looked at. Ours have 44 characters.
+const TOKEN_MAX_BYTES: usize = 512;
+
+/// Everything that the API's dialects can ask for. Used as `Arc<ControlPlane>`.
+pub struct ControlPlane {
+    store: Store,
+    node: Arc<dyn NodeApi>,
+    clock: Arc<dyn Clock>,
+    entropy: Arc<dyn Entropy>,
+    config: ControlConfig,
+    live: LiveMap,
+    /// The volumes whose images are being made now.
+    making: Mutex<HashSet<VolumeId>>,
+    /// Work that outlives the requests that asked for it.
+    tasks: TaskTracker,
+    /// Woken when a sandbox with a deadline has started.
+    deadlines: Notify,
+    /// Woken whenever a sandbox was released.
+    released: Notify,
+    /// Set when the server shuts down: nothing new is begun.
+    draining: AtomicBool,
+}
+
+/// Proof that a request was authenticated, and as whom.
+#[derive(Debug, Clone)]
+pub struct Principal {
+    organisation: OrganisationId,
+}
+
+impl fmt::Debug for ControlPlane {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ControlPlane")
+            .field("config", &self.config)
+            .finish_non_exhaustive()
+    }
+}
+
+impl ControlPlane {
+    /// A control plane over a store and a node. Call [`ControlPlane::recover`] before it serves
+    /// anyone, and [`ControlPlane::run`] while it does.
+    #[must_use]
+    pub fn new(
+        store: Store,
+        node: Arc<dyn NodeApi>,
+        clock: Arc<dyn Clock>,
+        entropy: Arc<dyn Entropy>,
+        config: ControlConfig,
+    ) -> Arc<Self> {
+        Arc::new(Self {
+            store,
+            node,
+            clock,
+            entropy,
+            config,
+            live: LiveMap::default(),
+            making: Mutex::default(),
+            tasks: TaskTracker::new(),
+            deadlines: Notify::new(),
+            released: Notify::new(),
+            draining: AtomicBool::new(false),
+        })
+    }
+
+    /// The regions that volumes and sandboxes can be in; the first is the default.
+    #[must_use]
+    pub fn regions(&self) -> &[Region] {
+        self.config.regions()
+    }
+
+    /// Whether sandboxes can be created now.
+    pub async fn readiness(&self) -> Readiness {
+        if self.is_draining() {
+            Readiness::NotReady("the server is shutting down".to_owned())
+        } else {
+            self.node.readiness().await
+        }
+    }
+
+    /// Whom a token speaks for.
+    ///
+    /// # Errors
+    /// `INVALID_TOKEN`.
+    pub async fn authenticate(&self, token: &str) -> Result<Principal, ApiError> {
+        let organisation = if token.len() <= TOKEN_MAX_BYTES {
+            self.store
+                .organisation_of_token(&TokenHash::of(token))
+                .await
+                .map_err(|error| error::of_store("the token", error))?
+        } else {
+            None
+        };
+        organisation
+            .map(|organisation| Principal { organisation })
+            .ok_or_else(|| {
+                ApiError::new(ErrorCode::InvalidToken, "the token is unknown")
+                    .with_hint("Use the token that the server printed or was given at its start.")
+            })
+    }
+
+    fn is_draining(&self) -> bool {
+        self.draining.load(Ordering::SeqCst)
+    }
+
+    fn random_suffix(&self) -> IdSuffix {
+        let mut bytes = [0; sandstone_api::ID_RANDOM_CHARS];
+        self.entropy.fill(&mut bytes);
+        IdSuffix::from_random(bytes)
+    }
+
+    /// Refuses a region that this server does not have.
+    fn check_region(&self, region: Region) -> Result<(), ApiError> {
+        if self.regions().contains(&region) {
+            return Ok(());
+        }
+        let known: Vec<_> = self.regions().iter().map(Region::as_str).collect();
+        Err(ApiError::invalid_field(
+            "region",
+            region,
+            format_args!("this server has {}", known.join(", ")),
+        ))
+    }
+
+    /// Runs `work` to its end even if the caller goes away, and waits for it. What `work` returns
+    /// is dropped when nobody waits any more.
+    async fn carry_out<T>(
+        &self,
+        object: &str,
+        work: impl Future<Output = Result<T, ApiError>> + Send + 'static,
+    ) -> Result<T, ApiError>
+    where
+        T: Send + 'static,
+    {
+        match self.tasks.spawn(work).await {
+            Ok(result) => result,
+            Err(failure) => {
+                tracing::error!(object, %failure, "a task ended early");
+                Err(error::internal(object))
+            }
+        }
+    }
+
+    /// Tries again whenever a sandbox was released, as long as the only obstacle is one that is
+    /// being stopped already. A client that ends a sandbox by hanging up and at once uses its
+    /// volume again cannot know that the volume is still on its way to the disk.
+    async fn once_released<T, F>(&self, mut attempt: impl FnMut() -> F) -> Result<T, StoreError>
+    where
+        F: Future<Output = Result<T, StoreError>>,
+    {
+        let limit = Instant::now() + self.config.release_wait;
+        loop {
+            let mut released = std::pin::pin!(self.released.notified());
+            // From here on no release is missed.
+            released.as_mut().enable();
+            match attempt().await {
+                Err(StoreError::VolumeIsMounted {
+                    releasing: true, ..
+                }) if timeout_at(limit, released).await.is_ok() => {}
+                result => return result,
+            }
+        }
+    }
+}

@@ -1,0 +1,124 @@
+//! Pages of a list, and the cursors between them.
+
+use base64::Engine;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use sandstone_api::ApiError;
+use sandstone_core::Timestamp;
+use sandstone_store::VolumePosition;
+
+/// Items on a page when the client names no number.
+const LIMIT_DEFAULT: u32 = 100;
+
+/// Most items on a page.
+const LIMIT_MAX: u32 = 1000;
+
+/// Which part of a list is asked for.
+#[derive(Debug, Clone, Default)]
+pub struct PageRequest {
+    /// At most this many items; 100 by default.
+    pub limit: Option<u32>,
+    /// What [`Page::next_cursor`] said.
+    pub cursor: Option<String>,
+    /// Only items whose slug contains this.
+    pub search: Option<String>,
+}
+
+/// A part of a list.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Page<T> {
+    /// The items.
+    pub items: Vec<T>,
+    /// Where the next page begins: opaque, URL-safe. `None` on the last page.
+    pub next_cursor: Option<String>,
+}
+
+impl PageRequest {
+    /// The number of items to show, checked.
+    pub(super) fn checked_limit(&self) -> Result<u32, ApiError> {
+        let limit = self.limit.unwrap_or(LIMIT_DEFAULT);
+        if (1..=LIMIT_MAX).contains(&limit) {
+            Ok(limit)
+        } else {
+            Err(ApiError::invalid_field(
+                "limit",
+                limit,
+                format_args!("a page has between 1 and {LIMIT_MAX} items"),
+            ))
+        }
+    }
+
+    /// The place that the cursor names.
+    pub(super) fn position(&self) -> Result<Option<VolumePosition>, ApiError> {
+        self.cursor
+            .as_deref()
+            .map(|cursor| {
+                decode(cursor).ok_or_else(|| {
+                    ApiError::invalid_field("cursor", "unknown", "use the one from the last page")
+                })
+            })
+            .transpose()
+    }
+}
+
+/// The text that names a place.
+pub(super) fn encode(position: VolumePosition) -> String {
+    URL_SAFE_NO_PAD.encode(format!(
+        "{}.{}",
+        position.created_at.as_millis(),
+        position.id
+    ))
+}
+
+fn decode(cursor: &str) -> Option<VolumePosition> {
+    let text = String::from_utf8(URL_SAFE_NO_PAD.decode(cursor).ok()?).ok()?;
+    let (created_at, id) = text.split_once('.')?;
+    Some(VolumePosition {
+        created_at: Timestamp::from_millis(created_at.parse().ok()?),
+        id: id.parse().ok()?,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn cursors_survive_text() {
+        let position = VolumePosition {
+            created_at: Timestamp::from_millis(1_700_000_000_123),
+            id: "vol_ord_1at5nn58e77rtd11e3k3".parse().unwrap(),
+        };
+        let request = |cursor: &str| PageRequest {
+            cursor: Some(cursor.to_owned()),
+            ..PageRequest::default()
+        };
+        let cursor = encode(position);
+        assert!(
+            cursor
+                .bytes()
+                .all(|b| b.is_ascii_alphanumeric() || b"-_".contains(&b))
+        );
+        assert_eq!(request(&cursor).position().unwrap(), Some(position));
+        for nonsense in ["", "!", "AAAA", &cursor[1..], "MS4"] {
+            assert!(request(nonsense).position().is_err(), "{nonsense}");
+        }
+        assert_eq!(PageRequest::default().position().unwrap(), None);
+    }
+
+    #[test]
+    fn limits_are_bounded() {
+        for (limit, expected) in [
+            (None, Some(100)),
+            (Some(1), Some(1)),
+            (Some(1000), Some(1000)),
+            (Some(0), None),
+            (Some(1001), None),
+        ] {
+            let request = PageRequest {
+                limit,
+                ..PageRequest::default()
+            };
+            assert_eq!(request.checked_limit().ok(), expected);
+        }
+    }
+}

@@ -1,0 +1,260 @@
+//! What clients do with sandboxes, except ending them.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use sandstone_api::{self as api, ApiError, Region, SandboxId, SandboxStatus};
+use sandstone_core::{
+    LIFETIME_MAX_MS, Labels, Lifetime, Memory, MountPath, SandboxState, StopReason, Timestamp,
+};
+use sandstone_node_api::{AgentClient, Mount, NodeError, Readiness, SandboxSpec};
+use sandstone_store::{BegunSandbox, Sandbox, StoreError};
+use tokio::runtime::Handle;
+
+use super::error::{self, Chain};
+use super::{ControlPlane, Principal};
+
+/// A sandbox that a client wants.
+#[derive(Debug, Clone)]
+pub struct NewSandbox {
+    /// Where it is to run; else where its volumes are, else in the default region.
+    pub region: Option<Region>,
+    /// How long it is to live; cut to [`LIFETIME_MAX_MS`] from now.
+    pub lifetime: Lifetime,
+    /// Memory limit.
+    pub memory: Memory,
+    /// Labels.
+    pub labels: Labels,
+    /// Where to mount which volumes, by id or slug; a parent path before what lies below it.
+    pub volumes: Vec<(MountPath, String)>,
+    /// Variables for every process in it.
+    pub environment: BTreeMap<String, String>,
+}
+
+impl ControlPlane {
+    /// Starts a sandbox; returns when its agent answers. If the caller goes away before it has
+    /// the id, the sandbox is ended again: nobody else knows of it, and it holds volumes.
+    ///
+    /// # Errors
+    /// `INVALID_REQUEST`, `VOLUME_NOT_FOUND`, `VOLUME_IS_MOUNTED`, `REGION_MISMATCH`, `NOT_READY`,
+    /// `POOL_FULL`, `TIMED_OUT`, `INTERNAL`. Nothing is left of the sandbox then.
+    pub async fn create_sandbox(
+        self: &Arc<Self>,
+        who: &Principal,
+        new: NewSandbox,
+    ) -> Result<SandboxId, ApiError> {
+        if let Some(region) = new.region {
+            self.check_region(region)?;
+        }
+        let row = sandstone_store::NewSandbox {
+            suffix: self.random_suffix(),
+            organisation: who.organisation,
+            region: new.region,
+            default_region: self.config.default_region(),
+            lifetime: self.bounded(new.lifetime)?,
+            memory: new.memory,
+            labels: new.labels,
+            volumes: new.volumes,
+        };
+        let work = self.clone().start(row, new.environment);
+        let unclaimed = self.carry_out("the sandbox", work).await?;
+        Ok(unclaimed.claim())
+    }
+
+    /// A connection to a running sandbox's agent.
+    ///
+    /// # Errors
+    /// `SANDBOX_NOT_FOUND` unless it runs.
+    pub async fn agent(
+        &self,
+        who: &Principal,
+        id: SandboxId,
+    ) -> Result<Arc<AgentClient>, ApiError> {
+        let object = format!("sandbox {id}");
+        let sandbox = self.store.sandbox(who.organisation, id).await;
+        let sandbox = sandbox.map_err(|error| error::of_store(&object, error))?;
+        if sandbox.state != SandboxState::Running {
+            return Err(error::sandbox_not_found(id));
+        }
+        self.node.agent(id).await.map_err(|error| match error {
+            // It is ending at this moment.
+            NodeError::NoSuchSandbox(_) => error::sandbox_not_found(id),
+            NodeError::NotReady(_)
+            | NodeError::PoolFull(_)
+            | NodeError::TimedOut { .. }
+            | NodeError::Failed { .. } => error::of_node(&object, error),
+        })
+    }
+
+    /// Lets a running sandbox live until `until`, but not longer than [`LIFETIME_MAX_MS`] from
+    /// now, and never shorter than it would anyway. Returns the granted instant, which is in the
+    /// future. A sandbox that lives as long as its session keeps doing so.
+    ///
+    /// # Errors
+    /// `SANDBOX_NOT_FOUND` unless it runs.
+    pub async fn extend(
+        &self,
+        who: &Principal,
+        id: SandboxId,
+        until: Timestamp,
+    ) -> Result<Timestamp, ApiError> {
+        let now = self.clock.now();
+        let until = until
+            .max(now.plus_millis(1))
+            .min(now.plus_millis(LIFETIME_MAX_MS));
+        let granted = self.store.extend(who.organisation, id, until).await;
+        granted.map_err(|error| error::of_store(&format!("sandbox {id}"), error))
+    }
+
+    /// The sandboxes that run or stopped lately and have all of `labels`, the newest first.
+    ///
+    /// # Errors
+    /// `INTERNAL`.
+    pub async fn sandboxes(
+        &self,
+        who: &Principal,
+        labels: &BTreeMap<String, String>,
+    ) -> Result<Vec<api::Sandbox>, ApiError> {
+        let stopped_after = self.clock.now().plus_millis(-self.config.stopped_listed_ms);
+        let sandboxes = self
+            .store
+            .list_sandboxes(who.organisation, labels, stopped_after)
+            .await
+            .map_err(|error| error::of_store("the list of sandboxes", error))?;
+        Ok(sandboxes.into_iter().map(shown).collect())
+    }
+
+    fn bounded(&self, lifetime: Lifetime) -> Result<Lifetime, ApiError> {
+        let Lifetime::Until(until) = lifetime else {
+            return Ok(lifetime);
+        };
+        let now = self.clock.now();
+        if until <= now {
+            return Err(ApiError::invalid_field(
+                "stop_at_ms",
+                until.as_millis(),
+                "the sandbox would end before it starts",
+            ));
+        }
+        Ok(Lifetime::Until(until.min(now.plus_millis(LIFETIME_MAX_MS))))
+    }
+
+    async fn start(
+        self: Arc<Self>,
+        row: sandstone_store::NewSandbox,
+        environment: BTreeMap<String, String>,
+    ) -> Result<Unclaimed, ApiError> {
+        if let Readiness::NotReady(why) = self.readiness().await {
+            return Err(error::not_ready(&why));
+        }
+        // Whoever wants to stop it waits until it has started. Taken before there is anything to
+        // be stopped.
+        let live = self.live.get(row.suffix.as_str());
+        let mut work = live.work.lock().await;
+        let begin = || self.store.begin_sandbox(&row, self.clock.now());
+        let BegunSandbox { id, mounts } = self
+            .once_released(begin)
+            .await
+            .map_err(|error| error::of_store("the sandbox", error))?;
+        let spec = SandboxSpec {
+            id,
+            memory: row.memory,
+            mounts: mounts
+                .into_iter()
+                .map(|(volume, path)| Mount { volume, path })
+                .collect(),
+            environment,
+        };
+        let error = match self.start_on_node(&spec).await {
+            Ok(()) => {
+                tracing::info!(sandbox = %id, "sandbox started");
+                self.deadlines.notify_one();
+                return Ok(Unclaimed {
+                    control: Some(self.clone()),
+                    runtime: Handle::current(),
+                    id,
+                });
+            }
+            Err(error) => error,
+        };
+        // If this fails too, the retry job goes on with it.
+        if let Ok(begun) = self.begin_stop(&live, id, StopReason::StartFailed).await {
+            let _ = self.release_now(id, &begun, &mut work).await;
+            live.count_attempt();
+        }
+        Err(error)
+    }
+
+    async fn start_on_node(&self, spec: &SandboxSpec) -> Result<(), ApiError> {
+        let object = format!("sandbox {}", spec.id);
+        // Asked again after the sandbox was recorded: either we see the shutdown here, or the
+        // shutdown sees the record.
+        if self.is_draining() {
+            return Err(error::shutting_down());
+        }
+        let started = self.node.start_sandbox(spec).await;
+        started.map_err(|error| error::of_node(&object, error))?;
+        match self.store.sandbox_started(spec.id).await {
+            Err(StoreError::Denied { .. }) if self.is_draining() => Err(error::shutting_down()),
+            started => started.map_err(|error| error::of_store(&object, error)),
+        }
+    }
+}
+
+/// A sandbox whose id nobody has heard yet. Dropped unheard, it ends the sandbox.
+struct Unclaimed {
+    /// Taken when the id is heard.
+    control: Option<Arc<ControlPlane>>,
+    /// Dropping may happen outside a task.
+    runtime: Handle,
+    id: SandboxId,
+}
+
+impl Unclaimed {
+    fn claim(mut self) -> SandboxId {
+        self.control = None;
+        self.id
+    }
+}
+
+impl Drop for Unclaimed {
+    fn drop(&mut self) {
+        let Some(control) = self.control.take() else {
+            return;
+        };
+        let id = self.id;
+        tracing::info!(sandbox = %id, "its client went away before it had started");
+        let tasks = control.tasks.clone();
+        let stop = async move {
+            if let Err(error) = control.stop(id, StopReason::SessionEnded).await {
+                tracing::warn!(sandbox = %id, error = %Chain(&error), "cannot end it yet");
+            }
+        };
+        tasks.spawn_on(stop, &self.runtime);
+    }
+}
+
+fn shown(sandbox: Sandbox) -> api::Sandbox {
+    api::Sandbox {
+        id: sandbox.id.to_string(),
+        created_at: rfc3339(sandbox.created_at),
+        stopped_at: sandbox.stopped_at.map(rfc3339),
+        region: sandbox.region.to_string(),
+        status: match sandbox.state {
+            // It still holds its volumes, so it is not "stopped".
+            SandboxState::Starting | SandboxState::Running | SandboxState::Stopping => {
+                SandboxStatus::Running
+            }
+            SandboxState::Stopped => SandboxStatus::Stopped,
+        },
+        labels: sandbox.labels,
+    }
+}
+
+/// RFC 3339 in UTC. An instant that jiff does not know, after the year 9999, is shown as the last
+/// one it knows.
+fn rfc3339(at: Timestamp) -> String {
+    jiff::Timestamp::from_millisecond(at.as_millis())
+        .unwrap_or(jiff::Timestamp::MAX)
+        .to_string()
+}

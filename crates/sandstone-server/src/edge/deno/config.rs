@@ -1,0 +1,407 @@
+//! The `x-deno-sandbox-config` header: what a new sandbox should be (trap 13).
+//!
+//! Base64 of a JSON object. The two SDKs write different objects; this is the union. A setting
+//! that restricts a sandbox and that we cannot honour is refused, never skipped.
+
+use std::collections::BTreeMap;
+
+use axum::http::HeaderMap;
+use base64::Engine;
+use base64::alphabet::STANDARD;
+use base64::engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig};
+use sandstone_api::{ApiError, ErrorCode, Region};
+use sandstone_core::{
+    LIFETIME_MAX_MS, Labels, Lifetime, Memory, MountPath, Timestamp, check_mounts,
+};
+use serde_json::{Map, Value};
+
+use super::volumes::whole_number;
+use super::{known_region, sandboxes};
+use crate::control::NewSandbox;
+
+/// The header's name.
+const CONFIG_HEADER: &str = "x-deno-sandbox-config";
+
+/// How far a client's clock may be ahead: it computes the end of the sandbox by its own clock.
+const CLOCK_SKEW_MS: i64 = 60 * 1000;
+
+/// Base64 as clients write it, with or without padding.
+pub(super) const BASE64: GeneralPurpose = GeneralPurpose::new(
+    &STANDARD,
+    GeneralPurposeConfig::new()
+        .with_decode_allow_trailing_bits(true)
+        .with_decode_padding_mode(DecodePaddingMode::Indifferent),
+);
+
+/// What the configuration is checked against.
+pub(super) struct Context<'a> {
+    pub(super) now: Timestamp,
+    pub(super) regions: &'a [Region],
+    /// The region of the host name that the client used.
+    pub(super) host_region: Option<Region>,
+}
+
+/// Reads the header.
+///
+/// # Errors
+/// 400 naming the field, the value and the bounds; 501 for a setting that is not offered.
+pub(super) fn read(headers: &HeaderMap, context: &Context<'_>) -> Result<NewSandbox, ApiError> {
+    let invalid = |what: &str| {
+        ApiError::new(
+            ErrorCode::InvalidRequest,
+            format!("the header {CONFIG_HEADER} {what}"),
+        )
+    };
+    let header = headers
+        .get(CONFIG_HEADER)
+        .ok_or_else(|| invalid("is missing"))?;
+    let bytes = BASE64
+        .decode(header.as_bytes().trim_ascii())
+        .map_err(|_| invalid("is not base64"))?;
+    // JavaScript's `btoa` writes Latin-1, Python writes ASCII.
+    let text = String::from_utf8(bytes)
+        .unwrap_or_else(|error| error.into_bytes().into_iter().map(char::from).collect());
+    match serde_json::from_str(&text) {
+        Ok(Value::Object(object)) => parse(&object, context),
+        _ => Err(invalid("does not hold a JSON object")),
+    }
+}
+
+fn parse(config: &Map<String, Value>, context: &Context<'_>) -> Result<NewSandbox, ApiError> {
+    // A null means the same as an absent key.
+    let field = |name: &str| config.get(name).filter(|value| !value.is_null());
+    refuse_what_is_not_offered(&field)?;
+
+    let region = match field("region") {
+        Some(_) if context.host_region.is_some() => context.host_region,
+        Some(Value::String(text)) => Some(known_region(text, context.regions)?),
+        Some(_) => return Err(ApiError::invalid_field("region", "not a text", "a text")),
+        None => context.host_region,
+    };
+    let memory = match field("memory_mb") {
+        None => Memory::default(),
+        Some(Value::Number(number)) => {
+            Memory::from_mib(whole_number(number).ok_or_else(|| {
+                ApiError::invalid_field("memory_mb", number, "a whole number of MiB")
+            })?)?
+        }
+        Some(_) => {
+            return Err(ApiError::invalid_field(
+                "memory_mb",
+                "not a number",
+                "a whole number of MiB",
+            ));
+        }
+    };
+    let environment = texts("env", field("env"))?;
+    for (name, value) in &environment {
+        check_variable(name, value)
+            .map_err(|why| ApiError::invalid_field("env", format_args!("{name:?}"), why))?;
+    }
+    Ok(NewSandbox {
+        region,
+        lifetime: lifetime(field("stop_at_ms"), field("timeout"), context.now)?,
+        memory,
+        labels: Labels::new(texts("labels", field("labels"))?)?,
+        volumes: volumes(field("volumes"))?,
+        environment,
+    })
+}
+
+fn refuse_what_is_not_offered<'a>(
+    field: &impl Fn(&str) -> Option<&'a Value>,
+) -> Result<(), ApiError> {
+    let is_asked_for = |name: &str| match (name, field(name)) {
+        (_, None) => false,
+        // An empty list of secrets asks for nothing; an empty `allow_net` forbids everything.
+        ("secrets", Some(Value::Object(secrets))) => !secrets.is_empty(),
+        ("ssh", Some(Value::Bool(wanted))) => *wanted,
+        _ => true,
+    };
+    let offers = [
+        ("allow_net", "restricting a sandbox's network"),
+        ("secrets", "secrets"),
+        ("root", "booting from a volume or a snapshot"),
+        ("ssh", "SSH"),
+        ("port", "exposing a port"),
+    ];
+    match offers.into_iter().find(|(name, _)| is_asked_for(name)) {
+        None => Ok(()),
+        Some((name, what)) => Err(ApiError::new(
+            ErrorCode::NotSupported,
+            format!("`{name}`: this server does not offer {what} yet"),
+        )
+        .with_hint(format!("leave `{name}` out"))),
+    }
+}
+
+/// `stop_at_ms` (JavaScript) or `timeout` (Python); neither means: as long as the session.
+fn lifetime(
+    stop_at: Option<&Value>,
+    timeout: Option<&Value>,
+    now: Timestamp,
+) -> Result<Lifetime, ApiError> {
+    const BOUNDS: &str = "a sandbox lives more than 0 and at most 30 minutes at a time";
+    if stop_at.is_some() {
+        let until = sandboxes::instant(stop_at)?;
+        let left_ms = until.as_millis().saturating_sub(now.as_millis());
+        if left_ms <= 0 || left_ms > LIFETIME_MAX_MS + CLOCK_SKEW_MS {
+            return Err(ApiError::invalid_field(
+                "stop_at_ms",
+                format_args!("{} ({left_ms} ms from now)", until.as_millis()),
+                BOUNDS,
+            )
+            .with_hint("if the timeout was in bounds, compare the clocks of client and server"));
+        }
+        return Ok(Lifetime::Until(until.min(now.plus_millis(LIFETIME_MAX_MS))));
+    }
+    let text = match timeout {
+        None => return Ok(Lifetime::Session),
+        Some(Value::String(text)) if text == "session" => return Ok(Lifetime::Session),
+        Some(Value::String(text)) => text,
+        Some(_) => {
+            return Err(ApiError::invalid_field(
+                "timeout",
+                "not a text",
+                "write \"session\", \"30s\" or \"5m\"",
+            ));
+        }
+    };
+    let millis = text
+        .strip_suffix('s')
+        .map(|number| (number, 1000))
+        .or_else(|| text.strip_suffix('m').map(|number| (number, 60_000)))
+        .filter(|(number, _)| number.bytes().all(|byte| byte.is_ascii_digit()))
+        .and_then(|(number, unit)| number.parse::<i64>().ok()?.checked_mul(unit))
+        .ok_or_else(|| {
+            ApiError::invalid_field(
+                "timeout",
+                format_args!("{text:?}"),
+                "write \"session\", \"30s\" or \"5m\"",
+            )
+        })?;
+    if millis <= 0 || millis > LIFETIME_MAX_MS {
+        return Err(ApiError::invalid_field(
+            "timeout",
+            format_args!("{text:?}"),
+            BOUNDS,
+        ));
+    }
+    Ok(Lifetime::Until(now.plus_millis(millis)))
+}
+
+/// An object of texts, or nothing.
+fn texts(name: &str, value: Option<&Value>) -> Result<BTreeMap<String, String>, ApiError> {
+    let Some(value) = value else {
+        return Ok(BTreeMap::new());
+    };
+    let wrong = |what: String| ApiError::invalid_field(name, what, "an object of texts");
+    value
+        .as_object()
+        .ok_or_else(|| wrong("not an object".to_owned()))?
+        .iter()
+        .map(|(key, value)| match value {
+            Value::String(text) => Ok((key.clone(), text.clone())),
+            _ => Err(wrong(format!("not a text at {key:?}"))),
+        })
+        .collect()
+}
+
+/// A list of `{volume, path}` (JavaScript) or an object from path to volume (Python).
+fn volumes(value: Option<&Value>) -> Result<Vec<(MountPath, String)>, ApiError> {
+    let wrong = || {
+        ApiError::invalid_field(
+            "volumes",
+            "malformed",
+            "a list of {volume, path}, or an object from path to volume",
+        )
+    };
+    let mounts = match value {
+        None => Vec::new(),
+        Some(Value::Array(list)) => list
+            .iter()
+            .map(|entry| {
+                let text = |key: &str| entry.get(key).and_then(Value::as_str).map(str::to_owned);
+                Ok((
+                    text("path").ok_or_else(wrong)?,
+                    text("volume").ok_or_else(wrong)?,
+                ))
+            })
+            .collect::<Result<_, _>>()?,
+        Some(Value::Object(object)) => object
+            .iter()
+            .map(|(path, volume)| {
+                let volume = volume.as_str().ok_or_else(wrong)?;
+                Ok((path.clone(), volume.to_owned()))
+            })
+            .collect::<Result<_, _>>()?,
+        Some(_) => return Err(wrong()),
+    };
+    check_mounts(mounts)
+}
+
+/// Whether the system can hold this variable; if not, why.
+pub(super) fn check_variable(name: &str, value: &str) -> Result<(), &'static str> {
+    if name.is_empty() || name.contains(['=', '\0']) {
+        Err("a variable's name is not empty and has no = and no NUL")
+    } else if value.contains('\0') {
+        Err("a variable's value has no NUL")
+    } else {
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    const NOW: Timestamp = Timestamp::from_millis(1_700_000_000_000);
+
+    fn read_raw(header: &[u8]) -> Result<NewSandbox, ApiError> {
+        let regions = ["ord".parse().unwrap(), "ams".parse().unwrap()];
+        let mut headers = HeaderMap::new();
+        headers.insert(
+            CONFIG_HEADER,
+            axum::http::HeaderValue::from_bytes(header).unwrap(),
+        );
+        read(
+            &headers,
+            &Context {
+                now: NOW,
+                regions: &regions,
+                host_region: None,
+            },
+        )
+    }
+
+    fn read_json(config: &Value) -> Result<NewSandbox, ApiError> {
+        read_raw(BASE64.encode(config.to_string()).as_bytes())
+    }
+
+    #[test]
+    fn trap_13_what_javascript_sends() {
+        let new = read_json(&json!({
+            "stop_at_ms": NOW.as_millis() + 60_000,
+            "memory_mb": 2048,
+            "labels": {"a": "b"},
+            "volumes": [{"volume": "data", "path": "/data"}],
+        }))
+        .unwrap();
+        assert_eq!(new.lifetime, Lifetime::Until(NOW.plus_millis(60_000)));
+        assert_eq!(new.memory.bytes(), 2048 << 20);
+        assert_eq!(new.labels.as_map()["a"], "b");
+        assert_eq!(new.volumes.len(), 1);
+        assert_eq!(new.volumes[0].0.as_str(), "/data");
+        assert_eq!(new.volumes[0].1, "data");
+        assert_eq!(new.region, None);
+    }
+
+    #[test]
+    fn trap_13_what_python_sends() {
+        let new = read_json(&json!({
+            "memory_mb": 1280, "debug": false, "region": "ams", "timeout": "5m",
+            "env": {"NODE_ENV": "test"}, "volumes": {"/data": "data", "/a": "b"},
+        }))
+        .unwrap();
+        assert_eq!(new.lifetime, Lifetime::Until(NOW.plus_millis(300_000)));
+        assert_eq!(new.environment["NODE_ENV"], "test");
+        assert_eq!(new.region.unwrap().as_str(), "ams");
+        assert_eq!(new.volumes.len(), 2);
+    }
+
+    #[test]
+    fn the_shortest_configuration_is_a_session() {
+        let new = read_json(&json!({"timeout": null, "ssh": false, "secrets": {}})).unwrap();
+        assert_eq!(new.lifetime, Lifetime::Session);
+        assert_eq!(new.memory, Memory::default());
+        let new = read_json(&json!({"timeout": "session"})).unwrap();
+        assert_eq!(new.lifetime, Lifetime::Session);
+    }
+
+    #[test]
+    fn base64_without_padding_and_latin_1() {
+        let unpadded = BASE64.encode(r#"{"labels":{"k":"é!"}}"#);
+        let new = read_raw(unpadded.trim_end_matches('=').as_bytes()).unwrap();
+        assert_eq!(new.labels.as_map()["k"], "é!");
+        let latin = BASE64.encode(b"{\"labels\":{\"k\":\"caf\xe9\"}}");
+        assert_eq!(
+            read_raw(latin.as_bytes()).unwrap().labels.as_map()["k"],
+            "café"
+        );
+    }
+
+    #[test]
+    fn what_is_not_offered_is_refused_by_name() {
+        for (name, value) in [
+            ("allow_net", json!([])),
+            ("allow_net", json!(["example.com"])),
+            ("secrets", json!({"A": {"hosts": ["x"], "value": "y"}})),
+            ("root", json!({"volume": "boot"})),
+            ("ssh", json!(true)),
+            ("port", json!(8000)),
+        ] {
+            let error = read_json(&json!({ name: value })).unwrap_err();
+            assert_eq!(error.code, ErrorCode::NotSupported, "{name}");
+            assert!(error.message.contains(name), "{error}");
+        }
+    }
+
+    #[test]
+    fn bad_values_name_their_field() {
+        let now = NOW.as_millis();
+        for (name, value) in [
+            ("stop_at_ms", json!(now)),
+            ("stop_at_ms", json!(now - 1)),
+            (
+                "stop_at_ms",
+                json!(now + LIFETIME_MAX_MS + CLOCK_SKEW_MS + 1),
+            ),
+            ("stop_at_ms", json!("soon")),
+            ("timeout", json!("0s")),
+            ("timeout", json!("31m")),
+            ("timeout", json!("1h")),
+            ("timeout", json!("-1s")),
+            ("timeout", json!("s")),
+            ("timeout", json!("99999999999999999999m")),
+            ("timeout", json!(30)),
+            ("memory_mb", json!(100)),
+            ("memory_mb", json!(1280.5)),
+            ("memory_mb", json!("1GB")),
+            ("labels", json!({"a": 1})),
+            ("labels", json!([])),
+            ("env", json!({"A=B": "x"})),
+            ("env", json!({"": "x"})),
+            ("env", json!({"A": "x\0"})),
+            ("region", json!("fra")),
+            ("region", json!(1)),
+            ("volumes", json!("data")),
+            ("volumes", json!([{"path": "/data"}])),
+            ("volumes", json!({"/data": 1})),
+            ("volumes", json!({"data": "x"})),
+        ] {
+            let error = read_json(&json!({ name: value.clone() })).unwrap_err();
+            assert_eq!(error.code, ErrorCode::InvalidRequest, "{name} {value}");
+            assert!(error.message.contains(name), "{error}");
+        }
+    }
+
+    #[test]
+    fn a_client_clock_may_be_a_little_ahead() {
+        let new = read_json(&json!({"stop_at_ms": NOW.as_millis() + LIFETIME_MAX_MS + 5000}));
+        assert_eq!(
+            new.unwrap().lifetime,
+            Lifetime::Until(NOW.plus_millis(LIFETIME_MAX_MS))
+        );
+    }
+
+    #[test]
+    fn broken_headers_are_refused() {
+        for header in [&b"%%%"[..], b"", b"bnVsbA==", b"WzFd"] {
+            assert_eq!(
+                read_raw(header).unwrap_err().code,
+                ErrorCode::InvalidRequest
+            );
+        }
+    }
+}

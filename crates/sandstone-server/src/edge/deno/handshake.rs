@@ -1,0 +1,171 @@
+//! The two ways to get a socket: creating a sandbox and connecting to one.
+
+use std::sync::Arc;
+
+use axum::extract::State;
+use axum::extract::ws::WebSocketUpgrade;
+use axum::extract::ws::rejection::WebSocketUpgradeRejection;
+use axum::http::{HeaderMap, HeaderValue, header};
+use axum::response::Response;
+use sandstone_api::{ApiError, ErrorCode, Region, SandboxId};
+use sandstone_core::StopReason;
+use tracing::Instrument;
+
+use super::super::Edge;
+use super::super::auth::Caller;
+use super::super::reply::Reject;
+use super::client::Client;
+use super::sandboxes::sandbox_id;
+use super::{Name, config, socket};
+use crate::control::{ControlPlane, Principal};
+
+/// Both SDKs read the id from here, JavaScript also when it connects.
+const SANDBOX_ID_HEADER: &str = "x-deno-sandbox-id";
+
+/// Longest message. The SDKs put a whole file, as base64, into one.
+const MESSAGE_MAX_BYTES: usize = 256 << 20;
+
+/// Read buffer of a socket. Idle sockets are many, so it is smaller than the library's.
+const READ_BUFFER_BYTES: usize = 16 << 10;
+
+type Upgrade = Result<WebSocketUpgrade, WebSocketUpgradeRejection>;
+
+pub(super) async fn create(
+    State(edge): State<Arc<Edge>>,
+    Caller(who): Caller,
+    headers: HeaderMap,
+    upgrade: Upgrade,
+) -> Result<Response, Reject> {
+    let upgrade = checked(upgrade)?;
+    let new = config::read(
+        &headers,
+        &config::Context {
+            now: edge.clock.now(),
+            regions: edge.control.regions(),
+            host_region: host_region(&headers, edge.control.regions()),
+        },
+    )?;
+    let id = edge.control.create_sandbox(&who, new).await?;
+    let primary = Primary {
+        control: edge.control.clone(),
+        who: who.clone(),
+        id,
+        is_established: false,
+    };
+    accept(edge, &who, id, upgrade, &headers, Some(primary)).await
+}
+
+pub(super) async fn connect(
+    State(edge): State<Arc<Edge>>,
+    Caller(who): Caller,
+    Name(name): Name,
+    headers: HeaderMap,
+    upgrade: Upgrade,
+) -> Result<Response, Reject> {
+    let id = sandbox_id(&name)?;
+    let upgrade = checked(upgrade)?;
+    accept(edge, &who, id, upgrade, &headers, None).await
+}
+
+/// Answers 101 and serves the socket from then on.
+async fn accept(
+    edge: Arc<Edge>,
+    who: &Principal,
+    id: SandboxId,
+    upgrade: WebSocketUpgrade,
+    headers: &HeaderMap,
+    primary: Option<Primary>,
+) -> Result<Response, Reject> {
+    let agent = edge.control.agent(who, id).await?;
+    let client = Client::from_headers(headers);
+    let span = tracing::info_span!("socket", sandbox.id = %id, ?client);
+    let mut response = upgrade
+        .max_message_size(MESSAGE_MAX_BYTES)
+        .max_frame_size(MESSAGE_MAX_BYTES)
+        .read_buffer_size(READ_BUFFER_BYTES)
+        .on_upgrade(move |socket| {
+            async move {
+                let primary = primary.map(Primary::established);
+                socket::run(socket, edge, id, agent, client).await;
+                drop(primary);
+            }
+            .instrument(span)
+        });
+    if let Ok(value) = HeaderValue::from_str(&id.to_string()) {
+        response.headers_mut().insert(SANDBOX_ID_HEADER, value);
+    }
+    Ok(response)
+}
+
+fn checked(upgrade: Upgrade) -> Result<WebSocketUpgrade, ApiError> {
+    upgrade.map_err(|rejection| {
+        ApiError::new(
+            ErrorCode::InvalidRequest,
+            format!("this is a WebSocket: {}", rejection.body_text()),
+        )
+    })
+}
+
+/// The region whose name is the first label of the host name, as in `ord.sandboxes.example`.
+fn host_region(headers: &HeaderMap, regions: &[Region]) -> Option<Region> {
+    let host = headers.get(header::HOST)?.to_str().ok()?;
+    let region: Region = host.split(['.', ':']).next()?.parse().ok()?;
+    regions.contains(&region).then_some(region)
+}
+
+/// The connection that created a sandbox. When it goes, in whatever way, a session sandbox ends;
+/// when it never came up, nobody has the sandbox's id and any sandbox ends.
+struct Primary {
+    control: Arc<ControlPlane>,
+    who: Principal,
+    id: SandboxId,
+    is_established: bool,
+}
+
+impl Primary {
+    fn established(mut self) -> Self {
+        self.is_established = true;
+        self
+    }
+}
+
+impl Drop for Primary {
+    fn drop(&mut self) {
+        let Ok(runtime) = tokio::runtime::Handle::try_current() else {
+            // The server is ending; it stops its sandboxes by itself.
+            return;
+        };
+        let control = self.control.clone();
+        let (who, id, is_established) = (self.who.clone(), self.id, self.is_established);
+        runtime.spawn(async move {
+            if is_established {
+                control.end_session(id).await;
+            } else if let Err(error) = control
+                .stop_sandbox(&who, id, StopReason::SessionEnded)
+                .await
+            {
+                tracing::warn!(sandbox.id = %id, %error, "cannot stop a sandbox whose client has gone");
+            }
+        });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_first_label_names_a_region() {
+        let regions = ["ord".parse().unwrap(), "ams".parse().unwrap()];
+        let region = |host: &str| {
+            let mut headers = HeaderMap::new();
+            headers.insert(header::HOST, host.parse().unwrap());
+            host_region(&headers, &regions).map(|region| region.to_string())
+        };
+        assert_eq!(region("ams.localhost:8080").as_deref(), Some("ams"));
+        assert_eq!(region("ord").as_deref(), Some("ord"));
+        assert_eq!(region("fra.localhost"), None);
+        assert_eq!(region("localhost:8080"), None);
+        assert_eq!(region("127.0.0.1"), None);
+    }
+}

@@ -1,0 +1,166 @@
+//! What goes out on one socket: a short queue and the one task that writes it.
+//!
+//! The queue is the back-pressure: while a client does not read, it fills, the tasks that feed it
+//! wait, and nobody takes more bytes from the sandbox.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::extract::ws::{CloseFrame, Message};
+use bytes::Bytes;
+use futures_util::{Sink, SinkExt};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
+use tokio::time::{MissedTickBehavior, interval};
+use tokio_util::sync::CancellationToken;
+
+/// Messages on their way.
+const QUEUE_MESSAGES: usize = 32;
+
+/// Bytes on their way: a few dozen messages of a stream. A longer message goes alone.
+const QUEUE_BYTES: u32 = 4 << 20;
+
+/// How often a ping goes out. Its only purpose is that the kernel notices a peer that vanished;
+/// nobody waits for the pong, because a busy JavaScript program may be late with it.
+const PING_INTERVAL: Duration = Duration::from_secs(30);
+
+/// The sending end.
+#[derive(Debug, Clone)]
+pub(super) struct Outbox {
+    queue: mpsc::Sender<Queued>,
+    room: Arc<Semaphore>,
+}
+
+/// An item, and the room that it takes until it is written.
+pub(super) type Queued = (Item, Option<OwnedSemaphorePermit>);
+
+/// Something to send.
+#[derive(Debug)]
+pub(super) enum Item {
+    /// A message.
+    Text(String),
+    /// A message of a stream, dropped if the client cancels the stream before it goes out.
+    Stream {
+        text: String,
+        cancelled: CancellationToken,
+    },
+    /// The last message.
+    Close(CloseFrame),
+}
+
+/// The socket is gone; nobody will read what could not be sent.
+#[derive(Debug)]
+pub(super) struct Gone;
+
+impl Outbox {
+    /// A queue and its receiving end, for [`write`].
+    pub(super) fn new() -> (Self, mpsc::Receiver<Queued>) {
+        let (queue, receiver) = mpsc::channel(QUEUE_MESSAGES);
+        let room = Arc::new(Semaphore::new(QUEUE_BYTES as usize));
+        (Self { queue, room }, receiver)
+    }
+
+    /// Queues an item, waiting for room.
+    pub(super) async fn send(&self, item: Item) -> Result<(), Gone> {
+        let length = match &item {
+            Item::Text(text) | Item::Stream { text, .. } => text.len(),
+            Item::Close(_) => 0,
+        };
+        let length = u32::try_from(length).map_or(QUEUE_BYTES, |length| length.min(QUEUE_BYTES));
+        tokio::select! {
+            room = self.room.clone().acquire_many_owned(length) => {
+                self.queue.send((item, room.ok())).await.map_err(|_| Gone)
+            }
+            () = self.queue.closed() => Err(Gone),
+        }
+    }
+
+    /// Queues a message if there is room now.
+    pub(super) fn offer(&self, text: String) {
+        // Only for messages that the client can do without.
+        let _ = self.queue.try_send((Item::Text(text), None));
+    }
+}
+
+/// Writes the queue to `sink` until a close was written, the sink fails or `ended`. Cancels `gone`
+/// on its way out.
+pub(super) async fn write<S>(
+    mut sink: S,
+    mut queue: mpsc::Receiver<Queued>,
+    ended: CancellationToken,
+    gone: CancellationToken,
+) where
+    S: Sink<Message> + Unpin,
+{
+    let _gone = gone.drop_guard();
+    let mut ping = interval(PING_INTERVAL);
+    ping.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    ping.reset();
+    let mut batch = Vec::with_capacity(QUEUE_MESSAGES);
+    let writing = async {
+        loop {
+            tokio::select! {
+                count = queue.recv_many(&mut batch, QUEUE_MESSAGES) => {
+                    if count == 0 {
+                        return Ok(());
+                    }
+                }
+                _ = ping.tick() => {
+                    sink.send(Message::Ping(Bytes::new())).await?;
+                    continue;
+                }
+            }
+            // The room is given back when an item is in the hands of the kernel, or nearly.
+            for (item, _room) in batch.drain(..) {
+                match item {
+                    Item::Text(text) => sink.feed(Message::Text(text.into())).await?,
+                    // Trap 2: checked as late as possible, because the client may have cancelled
+                    // while the message was waiting.
+                    Item::Stream { cancelled, .. } if cancelled.is_cancelled() => {}
+                    Item::Stream { text, .. } => sink.feed(Message::Text(text.into())).await?,
+                    Item::Close(frame) => return sink.send(Message::Close(Some(frame))).await,
+                }
+            }
+            sink.flush().await?;
+        }
+    };
+    tokio::select! {
+        // Whether the peer is gone or everything is said, nothing is left to do.
+        _ = writing => {}
+        () = ended.cancelled() => {}
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn trap_2_nothing_of_a_cancelled_stream_goes_out() {
+        let (outbox, queue) = Outbox::new();
+        let cancelled = CancellationToken::new();
+        let item = |text: &str| Item::Stream {
+            text: text.to_owned(),
+            cancelled: cancelled.clone(),
+        };
+        outbox
+            .send(item("end of a cancelled stream"))
+            .await
+            .unwrap();
+        outbox.send(Item::Text("other".to_owned())).await.unwrap();
+        cancelled.cancel();
+        drop(outbox);
+        let mut written = Vec::new();
+        let sink = futures_util::sink::unfold(&mut written, |written, message: Message| async {
+            written.push(message);
+            Ok::<_, std::convert::Infallible>(written)
+        });
+        write(
+            std::pin::pin!(sink),
+            queue,
+            CancellationToken::new(),
+            CancellationToken::new(),
+        )
+        .await;
+        assert_eq!(written, [Message::Text("other".into())]);
+    }
+}

@@ -1,0 +1,439 @@
+//! JSON-RPC 2.0 as the SDKs speak it: reading messages, calling methods, wording answers.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use sandstone_protocol::message::Answer;
+use serde_json::{Value, json};
+use tokio::sync::OwnedSemaphorePermit;
+use tokio_util::sync::CancellationToken;
+
+use super::client::Client;
+use super::error::{CallError, RemoteError};
+use super::params::Params;
+use super::processes::Spawned;
+use super::session::Session;
+use super::{environment, files, processes};
+use files::LargeRead;
+
+/// The protocol's code for a method that does not exist.
+const METHOD_NOT_FOUND: i32 = -32601;
+/// The protocol's code for parameters of the wrong shape.
+const INVALID_PARAMS: i32 = -32602;
+
+/// Methods of the hosted product that are not offered yet.
+const NOT_OFFERED: [&str; 37] = [
+    "chmod",
+    "chown",
+    "copyFile",
+    "create",
+    "denoHttpWait",
+    "denoReplCall",
+    "denoReplClose",
+    "denoReplEval",
+    "expandGlob",
+    "exposeHttp",
+    "fetch",
+    "fileClose",
+    "fileLock",
+    "fileRead",
+    "fileSeek",
+    "fileStat",
+    "fileSync",
+    "fileSyncData",
+    "fileTruncate",
+    "fileUnlock",
+    "fileUtime",
+    "fileWrite",
+    "link",
+    "makeTempDir",
+    "makeTempFile",
+    "open",
+    "readLink",
+    "realPath",
+    "rename",
+    "spawnDeno",
+    "spawnDenoRepl",
+    "symlink",
+    "truncate",
+    "umask",
+    "utime",
+    "vscode",
+    "walk",
+];
+
+/// A message of the client.
+#[derive(Debug)]
+pub(super) enum Incoming {
+    /// It wants an answer.
+    Call(Call),
+    /// It wants none.
+    Notification { method: String, params: Value },
+    /// An answer to a call that we never make. Ignored.
+    Answer,
+}
+
+/// Why a text is not a message. The connection is closed with a code for each.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Malformed {
+    /// Not JSON at all.
+    NotJson,
+    /// JSON, but not JSON-RPC.
+    NotRpc,
+}
+
+/// A call.
+#[derive(Debug)]
+pub(super) struct Call {
+    id: Value,
+    method: String,
+    params: Option<Value>,
+}
+
+/// Reads a message.
+pub(super) fn parse(text: &str) -> Result<Incoming, Malformed> {
+    let mut message = match serde_json::from_str(text) {
+        Ok(Value::Object(message)) => message,
+        Ok(_) => return Err(Malformed::NotRpc),
+        Err(_) => return Err(Malformed::NotJson),
+    };
+    if message.get("jsonrpc").and_then(Value::as_str) != Some("2.0") {
+        return Err(Malformed::NotRpc);
+    }
+    // Trap 10: 0 is an id. Only an absent or null id makes a notification.
+    let id = message.remove("id").filter(|id| !id.is_null());
+    let method = match message.remove("method") {
+        Some(Value::String(method)) => method,
+        None if message.contains_key("result") || message.contains_key("error") => {
+            return Ok(Incoming::Answer);
+        }
+        _ => return Err(Malformed::NotRpc),
+    };
+    let params = message.remove("params");
+    match id {
+        None => Ok(Incoming::Notification {
+            method,
+            params: params.unwrap_or_default(),
+        }),
+        Some(id @ (Value::Number(_) | Value::String(_))) => {
+            Ok(Incoming::Call(Call { id, method, params }))
+        }
+        Some(_) => Err(Malformed::NotRpc),
+    }
+}
+
+/// Acts on a notification. Waits only while a file is being written (see [`super::uploads`]).
+pub(super) async fn notify(session: &Session, method: &str, params: Value) {
+    let Ok(mut params) = Params::new(Some(params)) else {
+        return;
+    };
+    let Ok(Some(stream)) = params.optional_number("streamId") else {
+        return;
+    };
+    match method {
+        "$sandbox.stream.start" => session.uploads.start(stream),
+        "$sandbox.stream.enqueue" => match params.optional_bytes("data") {
+            Ok(bytes) => {
+                let bytes = Bytes::from(bytes.unwrap_or_default());
+                session.uploads.push(stream, bytes).await;
+            }
+            Err(_) => session
+                .uploads
+                .fail(stream, "a chunk was not base64".to_owned()),
+        },
+        "$sandbox.stream.end" => session.uploads.end(stream),
+        "$sandbox.stream.error" => session.uploads.fail(stream, params.reason("error")),
+        "$sandbox.stream.cancel" => session.downloads.cancel(stream),
+        _ => tracing::debug!(method, "unknown notification"),
+    }
+}
+
+/// A call that has been read, and can be aborted from now on.
+#[derive(Debug)]
+pub(super) struct Begun {
+    call: Call,
+    abort: Option<(u64, CancellationToken)>,
+    /// The room that a long call takes until it is answered.
+    room: Option<OwnedSemaphorePermit>,
+}
+
+/// Takes note of a call, in the order in which calls come: an `abort` that follows must find it.
+pub(super) fn begin(session: &Session, call: Call, room: Option<OwnedSemaphorePermit>) -> Begun {
+    let abort_id = call
+        .params
+        .as_ref()
+        .filter(|_| call.method != "abort")
+        .and_then(|params| params.get("abortId"))
+        .and_then(Value::as_u64);
+    Begun {
+        call,
+        abort: abort_id.map(|id| (id, session.begin_abortable(id))),
+        room,
+    }
+}
+
+/// Answers a call with an error without doing anything.
+pub(super) async fn refuse(session: &Session, call: Call, error: RemoteError) {
+    session
+        .send(answer(session.client, &call.id, Err(error.into())))
+        .await;
+}
+
+/// Serves a call and answers it.
+pub(super) async fn serve(session: Arc<Session>, begun: Begun) {
+    let Begun {
+        call,
+        abort,
+        room: _room,
+    } = begun;
+    let Call { id, method, params } = call;
+    let aborted = async {
+        match &abort {
+            Some((_, token)) => token.cancelled().await,
+            None => std::future::pending().await,
+        }
+    };
+    let outcome = tokio::select! {
+        biased;
+        () = aborted => Err(RemoteError::aborted().into()),
+        () = session.closing.cancelled() => {
+            Err(RemoteError::connection_closing("the connection is being closed").into())
+        }
+        outcome = dispatch(&session, &method, params) => outcome,
+    };
+    if let Some((abort_id, _)) = abort {
+        session.end_abortable(abort_id);
+    }
+    let (result, spawned, _large) = match outcome {
+        Ok(Done {
+            value,
+            spawned,
+            large,
+        }) => (Ok(value), spawned, large),
+        Err(error) => (Err(error), None, None),
+    };
+    session.send(answer(session.client, &id, result)).await;
+    if let Some(spawned) = spawned {
+        spawned.answered(&session);
+    }
+}
+
+/// A call that worked.
+struct Done {
+    value: Value,
+    spawned: Option<Spawned>,
+    large: LargeRead,
+}
+
+async fn dispatch(
+    session: &Arc<Session>,
+    method: &str,
+    params: Option<Value>,
+) -> Result<Done, CallError> {
+    let mut params = Params::new(params)?;
+    let mut large = None;
+    let value = match method {
+        "abort" => {
+            session.abort(params.number("abortId")?);
+            Value::Null
+        }
+        "spawn" => {
+            let (value, spawned) = processes::spawn(session, params).await?;
+            return Ok(Done {
+                value,
+                spawned: Some(spawned),
+                large: None,
+            });
+        }
+        "processWait" => processes::wait(session, params).await?,
+        "processKill" => processes::kill(session, params).await?,
+        "readFile" | "readTextFile" => {
+            let (value, permit) = if method == "readFile" {
+                files::read(session, params).await?
+            } else {
+                files::read_text(session, params).await?
+            };
+            large = permit;
+            value
+        }
+        "writeFile" => files::write(session, params).await?,
+        "writeTextFile" => files::write_text(session, params).await?,
+        "readDir" => files::read_dir(session, params).await?,
+        "mkdir" => files::make_dir(session, params).await?,
+        "remove" => files::remove(session, params).await?,
+        "stat" => files::stat(session, params, true).await?,
+        "lstat" => files::stat(session, params, false).await?,
+        "envGet" => environment::get(session, params).await?,
+        "envSet" => environment::set(session, params).await?,
+        "envToObject" => environment::all(session).await?,
+        "envDelete" => environment::delete(session, params).await?,
+        other if NOT_OFFERED.contains(&other) => {
+            return Err(RemoteError::not_supported(other).into());
+        }
+        _ => return Err(CallError::UnknownMethod),
+    };
+    Ok(Done {
+        value,
+        spawned: None,
+        large,
+    })
+}
+
+/// The agent answered something that does not belong to the question.
+pub(super) fn unexpected(answer: &Answer) -> CallError {
+    tracing::warn!(?answer, "an agent gave an answer of the wrong kind");
+    RemoteError::new("Error", "the sandbox gave an answer of the wrong kind").into()
+}
+
+/// Words an answer (traps 5 and 7).
+fn answer(client: Client, id: &Value, result: Result<Value, CallError>) -> String {
+    let text = match result {
+        // `ok` must be there even when it is null.
+        Ok(value) => envelope(id, "result", json!({ "ok": value })),
+        Err(CallError::UnknownMethod) => envelope(
+            id,
+            "error",
+            // Python knows it by this text.
+            json!({"code": METHOD_NOT_FOUND, "message": "Method not found"}),
+        ),
+        Err(CallError::InvalidParams(issues)) if client == Client::Python => {
+            let issues: Vec<Value> = issues.iter().map(|issue| issue.to_value()).collect();
+            envelope(
+                id,
+                "error",
+                json!({
+                    "code": INVALID_PARAMS,
+                    "message": "Invalid params",
+                    // The list of issues is a JSON text inside JSON: Python insists.
+                    "data": {
+                        "constructorName": "ZodError",
+                        "name": "ZodError",
+                        "message": Value::Array(issues).to_string(),
+                    },
+                }),
+            )
+        }
+        // Trap 5: JavaScript would hang on a protocol error.
+        Err(CallError::InvalidParams(issues)) => {
+            let what: Vec<String> = issues
+                .iter()
+                .map(|issue| format!("`{}`: {}", issue.path.join("."), issue.message()))
+                .collect();
+            let error = RemoteError::new("TypeError", what.join("; ")).with_code("EINVAL");
+            envelope(id, "result", json!({ "error": error.to_value() }))
+        }
+        Err(CallError::Remote(error)) => {
+            envelope(id, "result", json!({ "error": error.to_value() }))
+        }
+    };
+    let limit = client.message_max_bytes();
+    if text.len() <= limit {
+        return text;
+    }
+    envelope(
+        id,
+        "result",
+        json!({ "error": RemoteError::too_long(limit).to_value() }),
+    )
+}
+
+fn envelope(id: &Value, key: &str, value: Value) -> String {
+    json!({"jsonrpc": "2.0", "id": id, key: value}).to_string()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::params::Issue;
+    use super::*;
+
+    fn json_of(client: Client, result: Result<Value, CallError>) -> Value {
+        serde_json::from_str(&answer(client, &json!(0), result)).unwrap()
+    }
+
+    fn invalid() -> CallError {
+        CallError::InvalidParams(vec![Issue {
+            expected: "string",
+            path: vec!["path".to_owned()],
+            received: "undefined",
+        }])
+    }
+
+    #[test]
+    fn trap_10_id_zero_is_a_call() {
+        let text = r#"{"jsonrpc":"2.0","id":0,"method":"stat","params":{}}"#;
+        assert!(matches!(parse(text), Ok(Incoming::Call(_))));
+        let text = r#"{"jsonrpc":"2.0","method":"$sandbox.stream.end"}"#;
+        assert!(matches!(parse(text), Ok(Incoming::Notification { .. })));
+        let text = r#"{"jsonrpc":"2.0","id":1,"result":{}}"#;
+        assert!(matches!(parse(text), Ok(Incoming::Answer)));
+    }
+
+    #[test]
+    fn what_is_not_a_message() {
+        for (text, why) in [
+            ("", Malformed::NotJson),
+            ("{", Malformed::NotJson),
+            ("ping", Malformed::NotJson),
+            ("1", Malformed::NotRpc),
+            ("[]", Malformed::NotRpc),
+            ("{}", Malformed::NotRpc),
+            (
+                r#"{"jsonrpc":"1.0","id":1,"method":"stat"}"#,
+                Malformed::NotRpc,
+            ),
+            (r#"{"jsonrpc":"2.0","id":1}"#, Malformed::NotRpc),
+            (
+                r#"{"jsonrpc":"2.0","id":{},"method":"stat"}"#,
+                Malformed::NotRpc,
+            ),
+        ] {
+            assert_eq!(parse(text).unwrap_err(), why, "{text}");
+        }
+    }
+
+    #[test]
+    fn nothing_is_a_null_that_is_there() {
+        let value = json_of(Client::JavaScript, Ok(Value::Null));
+        assert_eq!(
+            value,
+            json!({"jsonrpc": "2.0", "id": 0, "result": {"ok": null}})
+        );
+    }
+
+    #[test]
+    fn trap_5_javascript_gets_errors_in_the_result() {
+        let value = json_of(Client::JavaScript, Err(invalid()));
+        assert_eq!(value["result"]["error"]["constructorName"], "TypeError");
+        assert!(value.get("error").is_none());
+        let value = json_of(
+            Client::JavaScript,
+            Err(RemoteError::not_supported("walk").into()),
+        );
+        assert_eq!(value["result"]["error"]["code"], "ENOTSUP");
+        for client in [Client::JavaScript, Client::Python] {
+            let value = json_of(client, Err(CallError::UnknownMethod));
+            assert_eq!(value["error"]["message"], "Method not found");
+        }
+    }
+
+    #[test]
+    fn python_gets_invalid_parameters_as_its_tests_demand() {
+        let value = json_of(Client::Python, Err(invalid()));
+        assert_eq!(value["error"]["data"]["constructorName"], "ZodError");
+        let issues = value["error"]["data"]["message"].as_str().unwrap();
+        let issues: Value = serde_json::from_str(issues).unwrap();
+        assert_eq!(issues[0]["path"], json!(["path"]));
+        assert_eq!(issues[0]["code"], "invalid_type");
+        assert_eq!(issues[0]["expected"], "string");
+    }
+
+    #[test]
+    fn trap_7_no_answer_is_too_long_for_python() {
+        let long = Value::String("\u{1}".repeat(300_000));
+        let text = answer(Client::Python, &json!(1), Ok(long.clone()));
+        assert!(text.len() <= Client::Python.message_max_bytes());
+        assert!(text.contains("RangeError"));
+        let text = answer(Client::JavaScript, &json!(1), Ok(long));
+        assert!(!text.contains("RangeError"));
+    }
+}

@@ -1,0 +1,91 @@
+//! What the parts of one connection share.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use sandstone_node_api::AgentClient;
+use tokio::sync::Semaphore;
+use tokio_util::sync::CancellationToken;
+
+use super::super::Edge;
+use super::client::Client;
+use super::files;
+use super::outbox::{Item, Outbox};
+use super::processes::Processes;
+use super::streams::{Download, Downloads};
+use super::uploads::Uploads;
+
+/// One connection of a client to a sandbox.
+pub(super) struct Session {
+    edge: Arc<Edge>,
+    pub(super) client: Client,
+    pub(super) agent: Arc<AgentClient>,
+    pub(super) outbox: Outbox,
+    pub(super) uploads: Uploads,
+    pub(super) downloads: Downloads,
+    pub(super) processes: Processes,
+    /// Permits for reading large files.
+    pub(super) large_reads: Arc<Semaphore>,
+    aborts: Mutex<HashMap<u64, CancellationToken>>,
+    /// Every open call is to be answered with an error now (trap 6).
+    pub(super) closing: CancellationToken,
+    /// The socket is closed.
+    pub(super) ended: CancellationToken,
+}
+
+impl Session {
+    pub(super) fn new(
+        edge: Arc<Edge>,
+        client: Client,
+        agent: Arc<AgentClient>,
+        outbox: Outbox,
+    ) -> Self {
+        Self {
+            edge,
+            client,
+            agent,
+            uploads: Uploads::new(outbox.clone()),
+            outbox,
+            downloads: Downloads::default(),
+            processes: Processes::default(),
+            large_reads: Arc::new(Semaphore::new(files::LARGE_READS)),
+            aborts: Mutex::default(),
+            closing: CancellationToken::new(),
+            ended: CancellationToken::new(),
+        }
+    }
+
+    /// Opens a stream to the client.
+    pub(super) fn open_download(&self) -> Download {
+        self.downloads
+            .open(&self.edge.stream_ids, self.outbox.clone())
+    }
+
+    /// Sends a message. When the socket is gone there is nobody to tell.
+    pub(super) async fn send(&self, text: String) {
+        let _ = self.outbox.send(Item::Text(text)).await;
+    }
+
+    /// A call that carries `abort_id` begins.
+    pub(super) fn begin_abortable(&self, abort_id: u64) -> CancellationToken {
+        let token = CancellationToken::new();
+        self.aborts().insert(abort_id, token.clone());
+        token
+    }
+
+    /// It has ended.
+    pub(super) fn end_abortable(&self, abort_id: u64) {
+        self.aborts().remove(&abort_id);
+    }
+
+    /// The client aborts it. Unknown ids are those of calls that have ended.
+    pub(super) fn abort(&self, abort_id: u64) {
+        if let Some(token) = self.aborts().remove(&abort_id) {
+            token.cancel();
+        }
+    }
+
+    fn aborts(&self) -> MutexGuard<'_, HashMap<u64, CancellationToken>> {
+        self.aborts.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}

@@ -1,0 +1,243 @@
+//! The life of one socket: reading messages until somebody ends it, then ending it well.
+
+use std::future::Future;
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::extract::ws::{CloseFrame, Message, WebSocket};
+use futures_util::StreamExt;
+use futures_util::stream::SplitStream;
+use sandstone_api::SandboxId;
+use sandstone_core::StopReason;
+use sandstone_node_api::AgentClient;
+use tokio::sync::Semaphore;
+use tokio::task::JoinSet;
+use tokio::time::{sleep, timeout};
+use tokio_util::sync::CancellationToken;
+use tracing::Instrument;
+
+use super::super::Edge;
+use super::client::Client;
+use super::error::RemoteError;
+use super::outbox::{self, Item, Outbox};
+use super::rpc::{self, Incoming, Malformed};
+use super::session::Session;
+
+/// Calls of one connection that may be open at once.
+const OPEN_CALLS_MAX: usize = 10_000;
+
+/// Bytes of the open calls of one connection, and one call more: then the socket is not read on
+/// until some are answered. Only calls that bring content count.
+const OPEN_CALL_BYTES: u32 = 256 << 20;
+
+/// A call shorter than this brings nothing to speak of.
+const SHORT_CALL_BYTES: usize = 64 << 10;
+
+/// How long open calls may take to be answered when the socket ends (trap 6).
+const ANSWER_LIMIT: Duration = Duration::from_secs(2);
+
+/// How long the closing handshake may take.
+const CLOSE_LIMIT: Duration = Duration::from_secs(5);
+
+/// How long a sandbox whose agent is gone may take to be reported as stopped.
+const AGENT_LOST_GRACE: Duration = Duration::from_secs(5);
+
+/// Close codes, as the JavaScript SDK describes them.
+mod code {
+    pub(super) const GOING_AWAY: u16 = 1001;
+    pub(super) const PROTOCOL_ERROR: u16 = 1002;
+    pub(super) const TOO_LONG: u16 = 1009;
+    pub(super) const INTERNAL_ERROR: u16 = 1011;
+    pub(super) const INVALID_JSON: u16 = 4000;
+    pub(super) const INVALID_RPC: u16 = 4001;
+}
+
+/// Why a socket ends.
+#[derive(Debug)]
+enum End {
+    /// The client closed it.
+    Client,
+    /// The connection broke.
+    Broken,
+    /// The sandbox stops.
+    Stopped(StopReason),
+    /// The sandbox does not answer any more.
+    AgentLost,
+    /// The client sent something that is not a message.
+    Malformed(Malformed),
+    /// The client broke the WebSocket protocol, or sent too much at once.
+    Unreadable { is_too_long: bool },
+    /// A bug on our side.
+    Panicked,
+}
+
+/// Serves a socket to its end.
+pub(super) async fn run(
+    socket: WebSocket,
+    edge: Arc<Edge>,
+    id: SandboxId,
+    agent: Arc<AgentClient>,
+    client: Client,
+) {
+    tracing::debug!("connected");
+    let stopped = edge.control.stopped(id);
+    let (sink, mut incoming) = socket.split();
+    let (outbox, queue) = Outbox::new();
+    let session = Arc::new(Session::new(edge, client, agent, outbox));
+    let writer_gone = CancellationToken::new();
+    let writer = tokio::spawn(
+        outbox::write(sink, queue, session.ended.clone(), writer_gone.clone()).in_current_span(),
+    );
+    let mut calls = JoinSet::new();
+    let end = read(&session, &mut incoming, &mut calls, stopped, &writer_gone).await;
+    tracing::debug!(?end, "disconnecting");
+
+    if let Some(frame) = end.frame() {
+        if client == Client::Python {
+            session.closing.cancel();
+            let answered = async { while calls.join_next().await.is_some() {} };
+            let _ = timeout(ANSWER_LIMIT, answered).await;
+        }
+        calls.shutdown().await;
+        let _ = timeout(CLOSE_LIMIT, async {
+            if session.outbox.send(Item::Close(frame)).await.is_ok() {
+                finish_handshake(&mut incoming).await;
+            }
+        })
+        .await;
+    } else {
+        calls.shutdown().await;
+        if matches!(end, End::Client) {
+            let _ = timeout(CLOSE_LIMIT, finish_handshake(&mut incoming)).await;
+        }
+    }
+    session.uploads.close();
+    session.ended.cancel();
+    let _ = writer.await;
+}
+
+/// Reads until the other side is done as well. Reading also sends our half of the handshake.
+async fn finish_handshake(incoming: &mut SplitStream<WebSocket>) {
+    while let Some(Ok(_)) = incoming.next().await {}
+}
+
+/// Reads messages until the socket is to end; never waits for the client to take an answer.
+async fn read(
+    session: &Arc<Session>,
+    incoming: &mut SplitStream<WebSocket>,
+    calls: &mut JoinSet<()>,
+    stopped: impl Future<Output = StopReason>,
+    writer_gone: &CancellationToken,
+) -> End {
+    let agent = session.agent.clone();
+    let agent_lost = async {
+        agent.closed().await;
+        sleep(AGENT_LOST_GRACE).await;
+    };
+    let room = Arc::new(Semaphore::new(OPEN_CALL_BYTES as usize));
+    let mut stopped = std::pin::pin!(stopped);
+    let mut agent_lost = std::pin::pin!(agent_lost);
+    loop {
+        let message = tokio::select! {
+            biased;
+            reason = &mut stopped => return End::Stopped(reason),
+            () = &mut agent_lost => return End::AgentLost,
+            () = writer_gone.cancelled() => return End::Broken,
+            Some(outcome) = calls.join_next() => match outcome {
+                Ok(()) => continue,
+                Err(error) => {
+                    tracing::error!(%error, "a call ended without an answer");
+                    return End::Panicked;
+                }
+            },
+            message = incoming.next() => message,
+        };
+        let text = match message {
+            Some(Ok(Message::Text(text))) => text,
+            Some(Ok(Message::Binary(bytes))) => match bytes.try_into() {
+                Ok(text) => text,
+                Err(_) => return End::Malformed(Malformed::NotJson),
+            },
+            Some(Ok(Message::Ping(_) | Message::Pong(_))) => continue,
+            Some(Ok(Message::Close(_))) => return End::Client,
+            Some(Err(error)) => {
+                tracing::debug!(%error, "cannot read");
+                let is_too_long = error.to_string().contains("too long");
+                return End::Unreadable { is_too_long };
+            }
+            None => return End::Broken,
+        };
+        if text.as_str() == "ping" {
+            // Trap 8: only JavaScript sends this, and only it may get the answer.
+            if session.client == Client::JavaScript {
+                session.outbox.offer("pong".to_owned());
+            }
+            continue;
+        }
+        match rpc::parse(&text) {
+            Ok(Incoming::Call(call)) if calls.len() >= OPEN_CALLS_MAX => {
+                let error = RemoteError::new(
+                    "Error",
+                    format!("{OPEN_CALLS_MAX} calls are open on this connection already"),
+                )
+                .with_code("EAGAIN");
+                rpc::refuse(session, call, error).await;
+            }
+            Ok(Incoming::Call(call)) => {
+                let permit = if text.len() < SHORT_CALL_BYTES {
+                    None
+                } else {
+                    let length = u32::try_from(text.len()).unwrap_or(u32::MAX);
+                    tokio::select! {
+                        biased;
+                        reason = &mut stopped => return End::Stopped(reason),
+                        () = &mut agent_lost => return End::AgentLost,
+                        () = writer_gone.cancelled() => return End::Broken,
+                        permit = room.clone().acquire_many_owned(length.min(OPEN_CALL_BYTES)) => {
+                            permit.ok()
+                        }
+                    }
+                };
+                let begun = rpc::begin(session, call, permit);
+                calls.spawn(rpc::serve(session.clone(), begun).in_current_span());
+            }
+            Ok(Incoming::Notification { method, params }) => {
+                rpc::notify(session, &method, params).await;
+            }
+            Ok(Incoming::Answer) => {}
+            Err(why) => return End::Malformed(why),
+        }
+    }
+}
+
+impl End {
+    /// What to tell the client; nothing when it closed the socket itself or is gone.
+    fn frame(&self) -> Option<CloseFrame> {
+        let (code, reason) = match self {
+            Self::Client | Self::Broken => return None,
+            Self::Stopped(reason) => (code::GOING_AWAY, stop_text(*reason)),
+            Self::AgentLost => (code::INTERNAL_ERROR, "the sandbox does not answer"),
+            Self::Malformed(Malformed::NotJson) => (code::INVALID_JSON, "Invalid JSON"),
+            Self::Malformed(Malformed::NotRpc) => (code::INVALID_RPC, "Invalid JSON-RPC"),
+            Self::Unreadable { is_too_long: true } => (code::TOO_LONG, "message too long"),
+            Self::Unreadable { is_too_long: false } => (code::PROTOCOL_ERROR, "protocol error"),
+            Self::Panicked => (code::INTERNAL_ERROR, "internal error"),
+        };
+        Some(CloseFrame {
+            code,
+            reason: reason.into(),
+        })
+    }
+}
+
+fn stop_text(reason: StopReason) -> &'static str {
+    match reason {
+        StopReason::Killed => "sandbox killed",
+        StopReason::SessionEnded => "sandbox session ended",
+        StopReason::TimedOut => "sandbox timeout",
+        StopReason::StartFailed => "sandbox could not start",
+        StopReason::Exited => "sandbox exited",
+        StopReason::ServerStopped => "server is stopping",
+        StopReason::ServerLost => "server was restarted",
+    }
+}

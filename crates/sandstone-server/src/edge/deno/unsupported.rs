@@ -1,0 +1,60 @@
+//! Documented calls of the hosted product that this server does not offer: an honest answer
+//! instead of a missing route.
+
+use std::sync::Arc;
+
+use axum::routing::{any, post};
+use axum::{Json, Router};
+use sandstone_api::{ApiError, ErrorCode};
+
+use super::super::Edge;
+use super::super::auth::Caller;
+use super::super::reply::Reject;
+use super::Name;
+
+/// Routes of which nothing is offered.
+pub(super) fn routes() -> Router<Arc<Edge>> {
+    let mut router = Router::new()
+        .route("/api/v3/sandbox/{id}/expose/{what}", post(expose))
+        .route("/api/v2/sandboxes/{id}/deploy", post(apps));
+    for noun in ["apps", "revisions", "layers", "timelines"] {
+        router = router
+            .route(&format!("/api/v2/{noun}"), any(apps))
+            .route(&format!("/api/v2/{noun}/{{*rest}}"), any(apps));
+    }
+    router
+}
+
+fn not_supported(what: &str) -> Reject {
+    ApiError::new(
+        ErrorCode::NotSupported,
+        format!("this server does not offer {what}"),
+    )
+    .into()
+}
+
+async fn expose(_: Caller) -> Reject {
+    not_supported("exposing HTTP, SSH or an editor yet")
+}
+
+async fn apps(_: Caller) -> Reject {
+    not_supported("apps, revisions, layers, timelines and deployment")
+}
+
+pub(super) async fn snapshots(_: Caller) -> Reject {
+    not_supported("snapshots yet")
+}
+
+/// There are none, so the list is empty.
+pub(super) async fn no_snapshots(_: Caller) -> Json<[(); 0]> {
+    Json([])
+}
+
+/// There are none, so this one is not there either; the SDKs turn the answer into `null`.
+pub(super) async fn no_such_snapshot(_: Caller, Name(name): Name) -> Reject {
+    ApiError::new(
+        ErrorCode::SnapshotNotFound,
+        format!("there is no snapshot {name:?}"),
+    )
+    .into()
+}

@@ -1,0 +1,131 @@
+//! The edge: HTTP and WebSocket for clients.
+//!
+//! ```text
+//! request ─► trace id ─► route ─► Principal ─► dialect (deno/) ─► ControlPlane
+//!                                                  └─ WebSocket ─► AgentClient
+//! ```
+//!
+//! A dialect is what one family of clients speaks; [`deno`] is that of the official SDKs. A
+//! handler parses into checked types, asks the [`ControlPlane`] for one thing and translates the
+//! answer. Nothing below this module knows a dialect, and no decision about volumes or sandboxes
+//! is taken here. To add a dialect, add a module with a `routes()` next to [`deno`].
+
+mod auth;
+mod deno;
+mod reply;
+#[cfg(test)]
+mod tests;
+mod trace;
+
+use std::future::IntoFuture;
+use std::io;
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::extract::State;
+use axum::http::StatusCode;
+use axum::response::{IntoResponse, Response};
+use axum::routing::get;
+use axum::serve::ListenerExt;
+use axum::{Router, middleware};
+use sandstone_api::{ApiError, ErrorCode};
+use sandstone_core::{Clock, Entropy};
+use sandstone_node_api::Readiness;
+use tokio::net::TcpListener;
+use tokio_util::sync::CancellationToken;
+
+use crate::control::ControlPlane;
+use reply::Reject;
+
+/// How long [`serve`] waits for requests that are being answered when it is told to end.
+const DRAIN_LIMIT: Duration = Duration::from_secs(10);
+
+/// What the edge is handed.
+#[derive(Debug, Clone)]
+pub struct EdgeConfig {
+    /// Where the time comes from.
+    pub clock: Arc<dyn Clock>,
+    /// Where trace ids and stream ids come from.
+    pub entropy: Arc<dyn Entropy>,
+}
+
+/// What every handler shares.
+struct Edge {
+    control: Arc<ControlPlane>,
+    clock: Arc<dyn Clock>,
+    entropy: Arc<dyn Entropy>,
+    stream_ids: deno::StreamIds,
+}
+
+/// All routes, over `control`.
+pub fn router(control: Arc<ControlPlane>, config: EdgeConfig) -> Router {
+    let edge = Arc::new(Edge {
+        control,
+        stream_ids: deno::StreamIds::new(config.entropy.as_ref()),
+        clock: config.clock,
+        entropy: config.entropy,
+    });
+    Router::new()
+        .route("/healthz", get(healthz))
+        .merge(deno::routes())
+        .fallback(no_such_route)
+        .method_not_allowed_fallback(no_such_method)
+        .layer(middleware::from_fn_with_state(edge.clone(), trace::layer))
+        .with_state(edge)
+}
+
+/// Serves `router` on `listener` until `shutdown`, then waits a bounded time for the requests
+/// being answered. WebSockets are not waited for: each ends when its sandbox does.
+///
+/// # Errors
+/// When the listener fails for good.
+pub async fn serve(
+    listener: TcpListener,
+    router: Router,
+    shutdown: CancellationToken,
+) -> io::Result<()> {
+    // Answers are small and clients wait for each: Nagle's algorithm would only delay them.
+    let listener = listener.tap_io(|stream| {
+        if let Err(error) = stream.set_nodelay(true) {
+            tracing::debug!(%error, "cannot set TCP_NODELAY");
+        }
+    });
+    let serving = axum::serve(listener, router)
+        .with_graceful_shutdown(shutdown.clone().cancelled_owned())
+        .into_future();
+    tokio::select! {
+        outcome = serving => outcome,
+        () = async {
+            shutdown.cancelled().await;
+            tokio::time::sleep(DRAIN_LIMIT).await;
+        } => {
+            tracing::warn!("gave up waiting for requests that are still being answered");
+            Ok(())
+        }
+    }
+}
+
+async fn healthz(State(edge): State<Arc<Edge>>) -> Response {
+    match edge.control.readiness().await {
+        Readiness::Ready => (StatusCode::OK, "ok").into_response(),
+        Readiness::NotReady(reason) => {
+            Reject::from(ApiError::new(ErrorCode::NotReady, reason)).into_response()
+        }
+    }
+}
+
+async fn no_such_route(uri: axum::http::Uri) -> Reject {
+    ApiError::new(
+        ErrorCode::RouteNotFound,
+        format!("there is nothing at {}", uri.path()),
+    )
+    .into()
+}
+
+async fn no_such_method(method: axum::http::Method, uri: axum::http::Uri) -> Reject {
+    ApiError::new(
+        ErrorCode::MethodNotAllowed,
+        format!("{} does not take {method}", uri.path()),
+    )
+    .into()
+}

@@ -1,0 +1,254 @@
+//! A server on a port of its own.
+
+use std::collections::HashMap;
+use std::net::SocketAddr;
+use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use async_trait::async_trait;
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+use sandstone_api::{Region, SandboxId, VolumeId};
+use sandstone_core::{Clock, Entropy, Timestamp};
+use sandstone_node_api::{
+    AgentClient, NodeApi, NodeError, NodeEvent, Readiness, SandboxSpec, VolumeSpec, VolumeUsage,
+};
+use sandstone_store::Store;
+use serde_json::{Value, json};
+use tempfile::TempDir;
+use tokio::net::TcpListener;
+use tokio::sync::mpsc;
+use tokio_util::sync::{CancellationToken, DropGuard};
+
+use super::agent::{self, FakeAgent};
+use super::client::{Answer, Socket, request};
+use crate::control::{ControlConfig, ControlPlane, Token, admit};
+use crate::edge::{EdgeConfig, router, serve};
+
+pub(super) const TOKEN: &str = "ddo_0123456789abcdef";
+const BEARER: (&str, &str) = ("authorization", "Bearer ddo_0123456789abcdef");
+/// What the Python SDK's WebSocket library calls itself.
+pub(super) const PYTHON: (&str, &str) = ("user-agent", "Python/3.11 websockets/17.4");
+
+#[derive(Debug)]
+pub(super) struct HandClock(AtomicI64);
+
+impl Clock for HandClock {
+    fn now(&self) -> Timestamp {
+        Timestamp::from_millis(self.0.load(Ordering::SeqCst))
+    }
+}
+
+#[derive(Debug, Default)]
+struct Counter(AtomicU64);
+
+impl Entropy for Counter {
+    fn fill(&self, bytes: &mut [u8]) {
+        let number = self.0.fetch_add(1, Ordering::SeqCst);
+        for (n, byte) in bytes.iter_mut().enumerate() {
+            *byte = (number
+                .checked_shr(5 * u32::try_from(n).unwrap())
+                .unwrap_or(0)
+                & 31) as u8;
+        }
+    }
+}
+
+/// Makes nothing on disk; its sandboxes are stand-in agents.
+#[derive(Debug, Default)]
+pub(super) struct FakeNode {
+    agents: Mutex<HashMap<SandboxId, (FakeAgent, Arc<AgentClient>)>>,
+    pub(super) is_unready: AtomicBool,
+    /// How long a start takes, milliseconds.
+    pub(super) start_ms: AtomicU64,
+}
+
+impl FakeNode {
+    pub(super) fn running(&self) -> usize {
+        self.agents.lock().unwrap().len()
+    }
+
+    /// Breaks the connection to every agent, without anybody asking for it.
+    pub(super) fn break_agents(&self) {
+        for (agent, _) in self.agents.lock().unwrap().values() {
+            agent.stop();
+        }
+    }
+}
+
+#[async_trait]
+impl NodeApi for FakeNode {
+    async fn readiness(&self) -> Readiness {
+        if self.is_unready.load(Ordering::SeqCst) {
+            Readiness::NotReady("the image is being made".to_owned())
+        } else {
+            Readiness::Ready
+        }
+    }
+
+    async fn create_volume(&self, _: &VolumeSpec) -> Result<(), NodeError> {
+        Ok(())
+    }
+
+    async fn remove_volume(&self, _: VolumeId) -> Result<(), NodeError> {
+        Ok(())
+    }
+
+    async fn measure_volume(&self, _: VolumeId) -> Result<VolumeUsage, NodeError> {
+        Ok(VolumeUsage::default())
+    }
+
+    async fn start_sandbox(&self, spec: &SandboxSpec) -> Result<(), NodeError> {
+        let millis = self.start_ms.load(Ordering::SeqCst);
+        tokio::time::sleep(Duration::from_millis(millis)).await;
+        let started = agent::start(spec.environment.clone()).await;
+        self.agents.lock().unwrap().insert(spec.id, started);
+        Ok(())
+    }
+
+    async fn stop_sandbox(&self, id: SandboxId) -> Result<(), NodeError> {
+        self.agents.lock().unwrap().remove(&id);
+        Ok(())
+    }
+
+    async fn sandboxes(&self) -> Result<Vec<SandboxId>, NodeError> {
+        Ok(self.agents.lock().unwrap().keys().copied().collect())
+    }
+
+    async fn agent(&self, id: SandboxId) -> Result<Arc<AgentClient>, NodeError> {
+        let agents = self.agents.lock().unwrap();
+        let agent = agents.get(&id).map(|(_, client)| client.clone());
+        agent.ok_or(NodeError::NoSuchSandbox(id))
+    }
+
+    fn take_events(&self) -> Option<mpsc::Receiver<NodeEvent>> {
+        None
+    }
+
+    async fn shut_down(&self) -> Result<(), NodeError> {
+        Ok(())
+    }
+}
+
+/// A running server.
+pub(super) struct Harness {
+    pub(super) address: SocketAddr,
+    pub(super) node: Arc<FakeNode>,
+    pub(super) clock: Arc<HandClock>,
+    pub(super) directory: TempDir,
+    _shutdown: DropGuard,
+}
+
+impl Harness {
+    pub(super) async fn new() -> Self {
+        let directory = tempfile::tempdir().unwrap();
+        let store = Store::open(&directory.path().join("state.db"))
+            .await
+            .unwrap();
+        let node = Arc::new(FakeNode::default());
+        let clock = Arc::new(HandClock(AtomicI64::new(1_700_000_000_000)));
+        let entropy = Arc::new(Counter::default());
+        let region = |text: &str| text.parse::<Region>().unwrap();
+        let control = ControlPlane::new(
+            store.clone(),
+            node.clone(),
+            clock.clone(),
+            entropy.clone(),
+            ControlConfig::new(region("ord"), &[region("ams")]),
+        );
+        let token = Token::parse(TOKEN).unwrap();
+        admit(&store, &*clock, &*entropy, &"ours".parse().unwrap(), &token)
+            .await
+            .unwrap();
+        let config = EdgeConfig {
+            clock: clock.clone(),
+            entropy,
+        };
+        let listener = TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let shutdown = CancellationToken::new();
+        tokio::spawn(serve(listener, router(control, config), shutdown.clone()));
+        Self {
+            address,
+            node,
+            clock,
+            directory,
+            _shutdown: shutdown.drop_guard(),
+        }
+    }
+
+    /// A path in a directory that goes away with the server.
+    pub(super) fn path(&self, name: &str) -> String {
+        let path = self.directory.path().join(name);
+        path.to_str().unwrap().to_owned()
+    }
+
+    pub(super) async fn rest(&self, method: &str, path: &str, body: Option<Value>) -> Answer {
+        request(self.address, method, path, &[BEARER], body).await
+    }
+
+    pub(super) async fn volume(&self, slug: &str) -> Value {
+        let body = json!({"slug": slug, "region": "ord", "capacity": "1GB"});
+        let answer = self.rest("POST", "/api/v2/volumes", Some(body)).await;
+        assert_eq!(answer.status, 200, "{}", answer.body);
+        answer.json()
+    }
+
+    /// Tries to create a sandbox.
+    pub(super) async fn try_create(
+        &self,
+        config: &Value,
+        headers: &[(&str, &str)],
+    ) -> Result<(Socket, Answer), Answer> {
+        let config = STANDARD.encode(config.to_string());
+        let mut all = vec![BEARER, ("x-deno-sandbox-config", &config)];
+        all.extend(headers);
+        Socket::open(self.address, "/api/v3/sandboxes/create", &all).await
+    }
+
+    /// Creates a sandbox; the primary socket and the id.
+    pub(super) async fn create(
+        &self,
+        config: &Value,
+        headers: &[(&str, &str)],
+    ) -> (Socket, String) {
+        let (socket, answer) = self.try_create(config, headers).await.unwrap();
+        let id = answer.header("x-deno-sandbox-id").unwrap().to_owned();
+        (socket, id)
+    }
+
+    /// A session sandbox as JavaScript asks for it.
+    pub(super) async fn session(&self) -> (Socket, String) {
+        self.create(&json!({"memory_mb": 1280, "volumes": []}), &[])
+            .await
+    }
+
+    /// A session sandbox as Python asks for it.
+    pub(super) async fn python(&self) -> Socket {
+        self.create(&json!({"memory_mb": 1280, "debug": false}), &[PYTHON])
+            .await
+            .0
+    }
+
+    pub(super) async fn connect(&self, id: &str) -> Result<(Socket, Answer), Answer> {
+        let path = format!("/api/v3/sandbox/{id}/connect");
+        Socket::open(self.address, &path, &[BEARER]).await
+    }
+
+    /// Waits until so many sandboxes run.
+    pub(super) async fn wait_for_running(&self, count: usize) {
+        eventually(|| self.node.running() == count).await;
+    }
+}
+
+/// Waits until it is so.
+pub(super) async fn eventually(mut is_so: impl FnMut() -> bool) {
+    for _ in 0..1000 {
+        if is_so() {
+            return;
+        }
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    panic!("it never was so");
+}

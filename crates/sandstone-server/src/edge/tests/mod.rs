@@ -1,0 +1,10 @@
+//! The edge over a real control plane, a real database and a node whose agents run commands on
+//! this machine. The SDKs' behaviour on the wire is played by [`client`].
+
+mod agent;
+mod client;
+mod files;
+mod harness;
+mod processes;
+mod rest;
+mod sockets;

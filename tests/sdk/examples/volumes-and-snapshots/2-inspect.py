@@ -1,0 +1,5 @@
+page = sdk.volumes.list(search="training")
+for vol in page.items:
+  print(f"{vol['slug']} {vol['estimatedFlattenedSize']} {vol['capacity']}")
+
+vol = sdk.volumes.get("training-cache")

@@ -1,0 +1,6 @@
+const page = await client.volumes.list({ search: "training" });
+for (const vol of page.items) {
+  console.log(vol.slug, vol.estimatedFlattenedSize, vol.capacity);
+}
+
+const vol = await client.volumes.get("training-cache");

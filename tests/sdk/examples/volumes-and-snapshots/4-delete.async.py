@@ -1,0 +1,1 @@
+await sdk.volumes.delete("training-cache")

@@ -1,0 +1,1 @@
+sdk.volumes.delete("training-cache")

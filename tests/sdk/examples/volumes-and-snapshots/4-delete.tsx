@@ -1,0 +1,1 @@
+await client.volumes.delete("training-cache");

@@ -1,0 +1,18 @@
+from deno_sandbox import AsyncDenoDeploy
+
+sdk = AsyncDenoDeploy()
+
+volume = await sdk.volumes.create(
+  slug="training-cache",
+  region="ord",  # ord (Chicago) or ams (Amsterdam)
+  capacity="2GB"  # accepts bytes or "1GB"/"512MB" style strings
+)
+
+print(volume)
+# {
+#   "id": "8a0f...",
+#   "slug": "training-cache",
+#   "region": "ord",
+#   "capacity": 2147483648,
+#   "used": 0
+# }

@@ -1,0 +1,67 @@
+// What the JavaScript tests share. They run under Deno's and under Node's test runner.
+import assert from "node:assert/strict";
+import { randomBytes } from "node:crypto";
+import process from "node:process";
+import { Client, Sandbox } from "@deno/sandbox";
+
+export const SMALL = "300MB";
+export const endpoint = process.env.DENO_SANDBOX_ENDPOINT;
+export const token = process.env.DENO_DEPLOY_TOKEN;
+assert.ok(endpoint && token, "run `cargo xtask test --only sdk`");
+
+export const client = new Client();
+
+/** A slug that no other test uses. */
+export const newSlug = (prefix = "js") => `${prefix}-${randomBytes(8).toString("hex")}`;
+
+/** Runs `body` with a sandbox, and closes it whatever happens. `await using` needs Node 24. */
+export async function withSandbox(options, body) {
+  const sandbox = await Sandbox.create(options);
+  try {
+    return await body(sandbox);
+  } finally {
+    await sandbox.close();
+  }
+}
+
+/** Runs `body` with a volume, and deletes it. */
+export async function withVolume(body, options = {}) {
+  const volume = await client.volumes.create({
+    slug: newSlug(),
+    region: "ord",
+    capacity: SMALL,
+    ...options,
+  });
+  try {
+    return await body(volume);
+  } finally {
+    await client.volumes.delete(volume.id);
+  }
+}
+
+/** Runs a script; both outputs are collected. */
+export async function bash(sandbox, script, options = {}) {
+  const child = await sandbox.spawn("bash", {
+    args: ["-c", script],
+    stdout: "piped",
+    stderr: "piped",
+    ...options,
+  });
+  const { status, stdoutText, stderrText } = await child.output();
+  return { code: status.code, status, out: stdoutText, err: stderrText };
+}
+
+/** The ids of running sandboxes with these labels. */
+export async function running(labels) {
+  const listed = await client.sandboxes.list(labels ? { labels } : undefined);
+  return listed.filter((one) => one.status === "running").map((one) => one.id);
+}
+
+/** Polls until `condition` holds. */
+export async function waitUntil(what, condition, milliseconds = 15_000) {
+  const deadline = Date.now() + milliseconds;
+  while (!(await condition())) {
+    assert.ok(Date.now() < deadline, `not within ${milliseconds} ms: ${what}`);
+    await new Promise((done) => setTimeout(done, 50));
+  }
+}

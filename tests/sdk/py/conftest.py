@@ -1,0 +1,74 @@
+"""Fixtures. `shared` is the server that `cargo xtask test` started; `own` is one per test module."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import tempfile
+from pathlib import Path
+
+import pytest
+from support import Api, Server, setting, wait_until
+
+import host
+
+
+@pytest.fixture(scope="session")
+def shared() -> Api:
+    """The shared server, which runs with the host's trust."""
+    return Api(os.environ["DENO_SANDBOX_ENDPOINT"], os.environ["DENO_DEPLOY_TOKEN"])
+
+
+@pytest.fixture(scope="session")
+def sdk(shared):
+    """The synchronous SDK on the shared server."""
+    return shared.sdk()
+
+
+@pytest.fixture(autouse=True)
+def nothing_left_running(request):
+    """A test that leaves a sandbox behind on the shared server fails here, not in its neighbour."""
+    if "shared" not in request.fixturenames:
+        yield
+        return
+    api = request.getfixturevalue("shared")
+    before = {sandbox["id"] for sandbox in api.running()}
+    yield
+
+
+    def extra():
+        return [sandbox["id"] for sandbox in api.running() if sandbox["id"] not in before]
+
+    # A session that has just been closed may still be on its way out.
+    with contextlib.suppress(AssertionError):
+        wait_until("all have ended", lambda: not extra(), 5)
+    left = extra()
+    for sandbox_id in left:
+        api.end(sandbox_id)
+    assert not left, f"left running: {left}"
+
+
+@pytest.fixture(scope="module")
+def own_server():
+    """A server of the module's own; at the end nothing of it may be left on the host."""
+    directory = Path(tempfile.mkdtemp(prefix="own-", dir=setting("SCRATCH")))
+    server = Server(directory)
+    try:
+        yield server
+    finally:
+        if server.process is None:
+            server.start()  # it cleans up after a crash
+        server.stop()
+        left = host.mounts_of(directory) + host.loops_of(directory)
+        left += [f"process {pid}" for pid in host.processes_with(str(directory))]
+        assert not left, f"left after SIGTERM: {left}"
+        shutil.rmtree(directory)
+
+
+@pytest.fixture
+def own(own_server) -> Server:
+    """The module's own server, running."""
+    if own_server.process is None:
+        own_server.start()
+    return own_server
