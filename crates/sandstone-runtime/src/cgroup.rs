@@ -64,7 +64,7 @@ impl Cgroups {
             instance: instance.to_owned(),
         };
         for parent in cgroups.parents() {
-            fs::create_dir_all(&parent).step(|| format!("make {}", parent.display()))?;
+            make_parent(&parent).step(|| format!("make {}", parent.display()))?;
         }
         if let Layout::V2 { root } = &cgroups.layout {
             // Each level must pass the controllers on before the next one has them.
@@ -317,6 +317,22 @@ fn detect(mountinfo: &str, controllers_of: impl Fn(&Path) -> String) -> Result<L
         devices: tree("devices"),
         freezer: tree("freezer"),
     })
+}
+
+/// Makes a directory and its parent, which a closing instance may remove at any moment until it
+/// has a child.
+fn make_parent(dir: &Path) -> io::Result<()> {
+    const ATTEMPTS: u32 = 10;
+    let mut result = fs::create_dir_all(dir);
+    for _ in 1..ATTEMPTS {
+        match &result {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                result = fs::create_dir_all(dir);
+            }
+            _ => break,
+        }
+    }
+    result
 }
 
 fn write(path: &Path, value: &str) -> Result<(), Error> {

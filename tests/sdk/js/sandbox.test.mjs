@@ -25,7 +25,7 @@ test("sh: text, json, failure, quoting, sudo", async () => {
   assert.equal(await sandbox.sh`sudo ls /root`.text(), "by-root\n");
   await sandbox.sh`touch here`.cwd("/tmp");
   assert.equal(await sandbox.sh`ls /tmp/here`.text(), "/tmp/here\n");
-  await assert.rejects(sandbox.sh`exit 3`, /3/);
+  await assert.rejects(async () => await sandbox.sh`exit 3`, /3/);
   const result = await sandbox.sh`exit 4`.noThrow();
   assert.equal(result.status.code, 4);
 });

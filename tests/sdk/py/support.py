@@ -117,6 +117,7 @@ class Api:
                     "x-deno-sandbox-config": text,
                 },
                 open_timeout=30,
+                legacy=True,
             )
         except InvalidStatus as refused:
             return refused.response.status_code, json.loads(refused.response.body), None

@@ -7,6 +7,9 @@
 //! - to the internet: everything but private and special ranges, over IPv4 with masquerade;
 //! - to a sandbox: answers only;
 //! - source addresses must be the interface's own.
+//!
+//! What a sandbox may not reach is refused rather than dropped, so that programs fail at once
+//! instead of waiting, for instance for a name server.
 
 use std::fmt::Write;
 use std::net::{IpAddr, Ipv4Addr};
@@ -75,6 +78,10 @@ fn rules(config: &RuntimeConfig) -> String {
     format!(
         "{reset}
 table inet sandstone_{instance} {{
+  chain refuse {{
+    meta l4proto tcp reject with tcp reset
+    reject with icmpx admin-prohibited
+  }}
   chain prerouting {{
     type filter hook prerouting priority raw; policy accept;
     iifname {links} meta nfproto != ipv4 drop
@@ -86,18 +93,19 @@ table inet sandstone_{instance} {{
     iifname {links} jump to_host
   }}
   chain to_host {{
-    {accept_holes}drop
+    {accept_holes}goto refuse
   }}
   chain forward {{
     type filter hook forward priority filter; policy accept;
+    iifname {links} tcp flags syn tcp option maxseg size set rt mtu
+    oifname {links} tcp flags syn tcp option maxseg size set rt mtu
     iifname {links} jump from_sandbox
     oifname {links} jump to_sandbox
   }}
   chain from_sandbox {{
-    oifname {links} drop
-    tcp flags syn tcp option maxseg size set rt mtu
-    {accept_holes}ip daddr {{ {private} }} drop
-    ip daddr {network} drop
+    oifname {links} goto refuse
+    {accept_holes}ip daddr {{ {private} }} goto refuse
+    ip daddr {network} goto refuse
   }}
   chain to_sandbox {{
     ct state established,related accept

@@ -6,7 +6,7 @@
 //!   [`ControlPlane::run`] bring every object to an end from whatever state they find.
 //! * Work that was begun is carried out even when the client goes away: it runs in its own task,
 //!   and the request only waits for it.
-//! * A sandbox is started and stopped by one task at a time ([`live`]); everyone who wants it
+//! * A sandbox is started and stopped by one task at a time (module `live`); everyone who wants it
 //!   stopped meanwhile waits for that task and gets its answer.
 //!
 //! ```text
@@ -69,6 +69,9 @@ pub struct ControlPlane {
     deadlines: Notify,
     /// Woken whenever a sandbox was released.
     released: Notify,
+    /// Set when the last server's work was taken up: nothing new is begun before, or it would look
+    /// like something the last server left.
+    recovered: AtomicBool,
     /// Set when the server shuts down: nothing new is begun.
     draining: AtomicBool,
 }
@@ -109,6 +112,7 @@ impl ControlPlane {
             tasks: TaskTracker::new(),
             deadlines: Notify::new(),
             released: Notify::new(),
+            recovered: AtomicBool::new(false),
             draining: AtomicBool::new(false),
         })
     }
@@ -122,9 +126,13 @@ impl ControlPlane {
     /// Whether sandboxes can be created now.
     pub async fn readiness(&self) -> Readiness {
         if self.is_draining() {
-            Readiness::NotReady("the server is shutting down".to_owned())
-        } else {
-            self.node.readiness().await
+            return Readiness::NotReady("the server is shutting down".to_owned());
+        }
+        match self.node.readiness().await {
+            Readiness::Ready if !self.recovered.load(Ordering::SeqCst) => {
+                Readiness::NotReady("taking up the work of the last server".to_owned())
+            }
+            readiness => readiness,
         }
     }
 
@@ -147,6 +155,14 @@ impl ControlPlane {
                 ApiError::new(ErrorCode::InvalidToken, "the token is unknown")
                     .with_hint("Use the token that the server printed or was given at its start.")
             })
+    }
+
+    /// Refuses new work before recovery and during shutdown.
+    async fn check_ready(&self) -> Result<(), ApiError> {
+        match self.readiness().await {
+            Readiness::Ready => Ok(()),
+            Readiness::NotReady(reason) => Err(error::not_ready(&reason)),
+        }
     }
 
     fn is_draining(&self) -> bool {

@@ -1,6 +1,7 @@
 //! Taking up the work of a server that died.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use futures_util::StreamExt;
@@ -21,7 +22,7 @@ const AGENT_LIMIT: Duration = Duration::from_secs(10);
 
 impl ControlPlane {
     /// Brings everything that was under way when the last server ended to an end. To be called
-    /// once, before anyone is served.
+    /// once; nothing new is begun before it has ended.
     ///
     /// * A volume that was being made is given up.
     /// * A sandbox that was starting or stopping, or whose life hung on a connection, is ended.
@@ -47,7 +48,9 @@ impl ControlPlane {
         stream::iter(unfinished)
             .for_each_concurrent(AT_ONCE, |sandbox| self.recover_sandbox(sandbox))
             .await;
-        self.remove_unknown().await
+        self.remove_unknown().await?;
+        self.recovered.store(true, Ordering::SeqCst);
+        Ok(())
     }
 
     async fn recover_sandbox(self: &Arc<Self>, sandbox: Sandbox) {

@@ -33,9 +33,7 @@ impl ControlPlane {
         new: NewVolume,
     ) -> Result<api::Volume, ApiError> {
         self.check_region(new.region)?;
-        if self.is_draining() {
-            return Err(error::shutting_down());
-        }
+        self.check_ready().await?;
         let id = VolumeId::new(new.region, self.random_suffix());
         let work = self.clone().make_volume(who.organisation, id, new);
         let volume = self.carry_out(&id.to_string(), work).await?;

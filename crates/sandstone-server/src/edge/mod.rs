@@ -5,10 +5,10 @@
 //!                                                  └─ WebSocket ─► AgentClient
 //! ```
 //!
-//! A dialect is what one family of clients speaks; [`deno`] is that of the official SDKs. A
+//! A dialect is what one family of clients speaks; `deno` is that of the official SDKs. A
 //! handler parses into checked types, asks the [`ControlPlane`] for one thing and translates the
 //! answer. Nothing below this module knows a dialect, and no decision about volumes or sandboxes
-//! is taken here. To add a dialect, add a module with a `routes()` next to [`deno`].
+//! is taken here. To add a dialect, add a module with a `routes()` next to `deno`.
 
 mod auth;
 mod deno;

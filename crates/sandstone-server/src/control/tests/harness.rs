@@ -95,7 +95,9 @@ impl Harness {
         let node = FakeNode::new();
         let clock = Arc::new(HandClock(AtomicI64::new(1_700_000_000_000)));
         let entropy = Arc::new(Counter::default());
-        Self::open(directory, node, clock, entropy, config).await
+        let harness = Self::open(directory, node, clock, entropy, config).await;
+        harness.control.recover().await.unwrap();
+        harness
     }
 
     async fn open(

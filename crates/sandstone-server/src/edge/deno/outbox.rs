@@ -52,7 +52,7 @@ pub(super) enum Item {
 pub(super) struct Gone;
 
 impl Outbox {
-    /// A queue and its receiving end, for [`write`].
+    /// A queue and its receiving end, for [`write()`].
     pub(super) fn new() -> (Self, mpsc::Receiver<Queued>) {
         let (queue, receiver) = mpsc::channel(QUEUE_MESSAGES);
         let room = Arc::new(Semaphore::new(QUEUE_BYTES as usize));

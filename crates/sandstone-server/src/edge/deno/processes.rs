@@ -330,7 +330,7 @@ pub(super) async fn wait(session: &Session, mut params: Params) -> Result<Value,
     };
     if let Some(process) = &process {
         for pump in &process.pumps {
-            let _ = drain(pump);
+            drain(pump).await;
         }
         session.processes.forget(pid, process);
     }

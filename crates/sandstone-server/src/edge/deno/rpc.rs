@@ -4,13 +4,14 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use sandstone_protocol::message::Answer;
+use serde::Serialize;
 use serde_json::{Value, json};
 use tokio::sync::OwnedSemaphorePermit;
 use tokio_util::sync::CancellationToken;
 
 use super::client::Client;
 use super::error::{CallError, RemoteError};
-use super::params::Params;
+use super::params::{Issue, Params};
 use super::processes::Spawned;
 use super::session::Session;
 use super::{environment, files, processes};
@@ -285,33 +286,61 @@ pub(super) fn unexpected(answer: &Answer) -> CallError {
     RemoteError::new("Error", "the sandbox gave an answer of the wrong kind").into()
 }
 
+/// An answer on the wire. Serialised from borrowed parts, because a file may be among them.
+#[derive(Serialize)]
+struct Envelope<'a> {
+    jsonrpc: &'static str,
+    id: &'a Value,
+    #[serde(flatten)]
+    outcome: Outcome<'a>,
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "snake_case")]
+enum Outcome<'a> {
+    Result(Content<'a>),
+    /// A protocol error (trap 5).
+    Error(Value),
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "snake_case")]
+enum Content<'a> {
+    /// Must be there even when it is null.
+    Ok(&'a Value),
+    Error(Value),
+}
+
 /// Words an answer (traps 5 and 7).
 fn answer(client: Client, id: &Value, result: Result<Value, CallError>) -> String {
-    let text = match result {
-        // `ok` must be there even when it is null.
-        Ok(value) => envelope(id, "result", json!({ "ok": value })),
-        Err(CallError::UnknownMethod) => envelope(
+    let remote = |error: RemoteError| Outcome::Result(Content::Error(error.to_value()));
+    let encode = |outcome| {
+        let jsonrpc = "2.0";
+        serde_json::to_string(&Envelope {
+            jsonrpc,
             id,
-            "error",
-            // Python knows it by this text.
-            json!({"code": METHOD_NOT_FOUND, "message": "Method not found"}),
-        ),
+            outcome,
+        })
+        .expect("plain data always serialises")
+    };
+    let text = encode(match &result {
+        Ok(value) => Outcome::Result(Content::Ok(value)),
+        // Python knows it by this text.
+        Err(CallError::UnknownMethod) => {
+            Outcome::Error(json!({"code": METHOD_NOT_FOUND, "message": "Method not found"}))
+        }
         Err(CallError::InvalidParams(issues)) if client == Client::Python => {
-            let issues: Vec<Value> = issues.iter().map(|issue| issue.to_value()).collect();
-            envelope(
-                id,
-                "error",
-                json!({
-                    "code": INVALID_PARAMS,
-                    "message": "Invalid params",
-                    // The list of issues is a JSON text inside JSON: Python insists.
-                    "data": {
-                        "constructorName": "ZodError",
-                        "name": "ZodError",
-                        "message": Value::Array(issues).to_string(),
-                    },
-                }),
-            )
+            let issues: Vec<Value> = issues.iter().map(Issue::to_value).collect();
+            Outcome::Error(json!({
+                "code": INVALID_PARAMS,
+                "message": "Invalid params",
+                // The list of issues is a JSON text inside JSON: Python insists.
+                "data": {
+                    "constructorName": "ZodError",
+                    "name": "ZodError",
+                    "message": Value::Array(issues).to_string(),
+                },
+            }))
         }
         // Trap 5: JavaScript would hang on a protocol error.
         Err(CallError::InvalidParams(issues)) => {
@@ -319,31 +348,19 @@ fn answer(client: Client, id: &Value, result: Result<Value, CallError>) -> Strin
                 .iter()
                 .map(|issue| format!("`{}`: {}", issue.path.join("."), issue.message()))
                 .collect();
-            let error = RemoteError::new("TypeError", what.join("; ")).with_code("EINVAL");
-            envelope(id, "result", json!({ "error": error.to_value() }))
+            remote(RemoteError::new("TypeError", what.join("; ")).with_code("EINVAL"))
         }
-        Err(CallError::Remote(error)) => {
-            envelope(id, "result", json!({ "error": error.to_value() }))
-        }
-    };
+        Err(CallError::Remote(error)) => remote(error.clone()),
+    });
     let limit = client.message_max_bytes();
     if text.len() <= limit {
         return text;
     }
-    envelope(
-        id,
-        "result",
-        json!({ "error": RemoteError::too_long(limit).to_value() }),
-    )
-}
-
-fn envelope(id: &Value, key: &str, value: Value) -> String {
-    json!({"jsonrpc": "2.0", "id": id, key: value}).to_string()
+    encode(remote(RemoteError::too_long(limit)))
 }
 
 #[cfg(test)]
 mod tests {
-    use super::super::params::Issue;
     use super::*;
 
     fn json_of(client: Client, result: Result<Value, CallError>) -> Value {

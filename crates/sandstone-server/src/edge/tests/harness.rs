@@ -157,6 +157,7 @@ impl Harness {
             entropy.clone(),
             ControlConfig::new(region("ord"), &[region("ams")]),
         );
+        control.recover().await.unwrap();
         let token = Token::parse(TOKEN).unwrap();
         admit(&store, &*clock, &*entropy, &"ours".parse().unwrap(), &token)
             .await

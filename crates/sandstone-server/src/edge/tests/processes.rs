@@ -69,6 +69,19 @@ async fn trap_15_output_and_its_end_come_before_the_exit() {
 }
 
 #[tokio::test]
+async fn trap_15_output_that_lags_behind_the_exit_still_comes_first() {
+    let harness = Harness::new().await;
+    let (mut socket, _) = harness.session().await;
+    let spawned = socket
+        .call("spawn", bash("(sleep 0.05; echo late) &"))
+        .await;
+    wait(&mut socket, &spawned).await;
+    let (kinds, bytes) = stream(&socket.seen, &spawned["stdoutStreamId"]);
+    assert_eq!(kinds, ["start", "enqueue", "end"]);
+    assert_eq!(bytes, b"late\n");
+}
+
+#[tokio::test]
 async fn trap_15_a_grandchild_does_not_delay_the_exit() {
     let harness = Harness::new().await;
     let (mut socket, _) = harness.session().await;
@@ -249,12 +262,19 @@ async fn trap_11_python_variables_have_both_names() {
 #[tokio::test]
 async fn a_process_goes_on_when_its_client_has_gone() {
     let harness = Harness::new().await;
-    let (mut socket, _) = harness.create(&json!({"timeout": "5m"}), &[]).await;
-    let done = harness.path("done");
-    let script = format!("sleep 0.2; head -c 3000000 /dev/zero; touch {done}");
-    socket.call("spawn", bash(&script)).await;
-    drop(socket);
-    eventually(|| std::path::Path::new(&done).exists()).await;
+    for name in ["waited for", "not waited for"] {
+        let (mut socket, _) = harness.create(&json!({"timeout": "5m"}), &[]).await;
+        let done = harness.path(name);
+        let script = format!("sleep 0.2; head -c 3000000 /dev/zero && touch '{done}'");
+        let spawned = socket.call("spawn", bash(&script)).await;
+        if name == "waited for" {
+            let pid = &spawned["pid"];
+            socket.send_call("processWait", json!({ "pid": pid })).await;
+            assert_eq!(socket.message().await["method"], "$sandbox.stream.start");
+        }
+        drop(socket);
+        eventually(|| std::path::Path::new(&done).exists()).await;
+    }
 }
 
 #[tokio::test]
