@@ -11,7 +11,8 @@ use base64::alphabet::STANDARD;
 use base64::engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig};
 use sandstone_api::{ApiError, ErrorCode, Region};
 use sandstone_core::{
-    LIFETIME_MAX_MS, Labels, Lifetime, Memory, MountPath, Timestamp, check_mounts,
+    LIFETIME_MAX_MS, Labels, Lifetime, Memory, MountPath, Timestamp, VOLUMES_PER_SANDBOX_MAX,
+    check_mounts,
 };
 use serde_json::{Map, Value};
 
@@ -237,6 +238,13 @@ fn volumes(value: Option<&Value>) -> Result<Vec<(MountPath, String)>, ApiError> 
             .collect::<Result<_, _>>()?,
         Some(_) => return Err(wrong()),
     };
+    if mounts.len() > VOLUMES_PER_SANDBOX_MAX {
+        return Err(ApiError::invalid_field(
+            "volumes",
+            format_args!("{} entries", mounts.len()),
+            format_args!("a sandbox mounts at most {VOLUMES_PER_SANDBOX_MAX}"),
+        ));
+    }
     check_mounts(mounts)
 }
 
@@ -379,6 +387,12 @@ mod tests {
             ("volumes", json!([{"path": "/data"}])),
             ("volumes", json!({"/data": 1})),
             ("volumes", json!({"data": "x"})),
+            (
+                "volumes",
+                (0..=VOLUMES_PER_SANDBOX_MAX)
+                    .map(|n| json!({"path": format!("/data/{n}"), "volume": "x"}))
+                    .collect(),
+            ),
         ] {
             let error = read_json(&json!({ name: value.clone() })).unwrap_err();
             assert_eq!(error.code, ErrorCode::InvalidRequest, "{name} {value}");
