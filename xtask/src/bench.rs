@@ -14,6 +14,8 @@ use crate::run::{binary, command, execute, heading, output, root, succeeds, targ
 use crate::server::{Access, Server, Settings};
 use crate::{machine, tools};
 
+/// The server's pool, bytes.
+const POOL: u64 = 8 << 30;
 /// Rounds that nobody counts: caches fill, the warm pool is made.
 const WARM_UP: usize = 5;
 const START_LIMIT: Duration = Duration::from_mins(2);
@@ -41,7 +43,7 @@ struct Round {
 }
 
 pub(crate) fn run(arguments: &Arguments) -> Result<()> {
-    machine::check()?;
+    machine::check(machine::DISK_BUILD + POOL)?;
     tools::install_packages()?;
     tools::build()?;
     tools::build_image(&arguments.image_cache)?;
@@ -62,7 +64,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
         data: scratch.join("data"),
         listen: "127.0.0.1:0".to_owned(),
         image_cache: arguments.image_cache.clone(),
-        arguments: vec!["--pool-size".to_owned(), "8GiB".to_owned()],
+        arguments: vec!["--pool-size".to_owned(), POOL.to_string()],
         log: scratch.join("server.log"),
     })?;
     let access = server.wait_until_healthy(START_LIMIT)?;
@@ -166,6 +168,8 @@ struct Podman {
     configuration: PathBuf,
     description: String,
     had_bridge: bool,
+    /// The firewall's tables before podman added its own.
+    tables: Vec<String>,
 }
 
 impl Podman {
@@ -198,6 +202,7 @@ impl Podman {
             configuration,
             description: String::new(),
             had_bridge: Path::new("/sys/class/net/podman0").exists(),
+            tables: firewall_tables(),
         };
         // crun is the faster one, but refuses mixed control groups: hidden from it in a mount
         // namespace of its own, they do no harm.
@@ -268,13 +273,27 @@ impl Podman {
 }
 
 impl Drop for Podman {
-    /// Takes away the image and the bridge that podman made for us.
+    /// Takes away what podman made for us: the image, the bridge, tables of the firewall.
     fn drop(&mut self) {
-        succeeds(self.base().args(["rmi", "--force", PODMAN_IMAGE]));
+        // Without our configuration, whose file may be gone by now.
+        succeeds(command("podman").args(["rmi", "--force", PODMAN_IMAGE]));
         if !self.had_bridge {
             succeeds(command("ip").args(["link", "delete", "podman0"]));
         }
+        for table in firewall_tables() {
+            // Ours are named after us; podman's are `ip nat`, `ip filter` and the like.
+            if !self.tables.contains(&table) && !table.contains("sandstone") {
+                let words = table.split_whitespace().skip(1);
+                succeeds(command("nft").args(["delete", "table"]).args(words));
+            }
+        }
     }
+}
+
+/// One line per table, as in `table ip nat`.
+fn firewall_tables() -> Vec<String> {
+    let listed = output(command("nft").args(["list", "tables"])).unwrap_or_default();
+    listed.lines().map(str::to_owned).collect()
 }
 
 /// Imports the base image into podman: mounted read-only, packed and handed over.

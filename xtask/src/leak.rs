@@ -34,8 +34,11 @@ impl HostState {
         for name in names_in("/sys/class/net") {
             found.insert(format!("link {name}"));
         }
-        for name in names_in("/run/sandstone") {
-            found.insert(format!("file /run/sandstone/{name}"));
+        // The directories stay; what is in them belongs to a server.
+        for directory in names_in("/run/sandstone") {
+            for name in names_in(&format!("/run/sandstone/{directory}")) {
+                found.insert(format!("file /run/sandstone/{directory}/{name}"));
+            }
         }
         let tables = output(command("nft").args(["list", "tables"])).unwrap_or_default();
         for table in tables.lines().filter(|line| line.contains("sandstone")) {

@@ -10,11 +10,11 @@ use crate::run;
 /// Oldest kernel with everything the runtime needs (idmapped mounts, `clone3` into a cgroup, the
 /// mount API): Debian 12's.
 const KERNEL_MIN: (u32, u32) = (6, 1);
-/// Room for the build, the image, a pool and the SDKs.
-const DISK_MIN: u64 = 12 << 30;
+/// Room for the build, the base image and the SDKs, bytes.
+pub(crate) const DISK_BUILD: u64 = 8 << 30;
 
-/// Prints what was found; fails with every reason at once.
-pub(crate) fn check() -> Result<()> {
+/// Prints what was found; fails with every reason at once. `disk_min` is in bytes.
+pub(crate) fn check(disk_min: u64) -> Result<()> {
     let mut wrong = Vec::new();
     if !rustix::process::geteuid().is_root() {
         wrong.push("not root: sandboxes need mounts and namespaces; run this as root".to_owned());
@@ -67,12 +67,12 @@ pub(crate) fn check() -> Result<()> {
     let free = rustix::fs::statvfs(run::root())
         .map(|stat| stat.f_bavail.saturating_mul(stat.f_frsize))
         .unwrap_or(0);
-    if free < DISK_MIN {
+    if free < disk_min {
         wrong.push(format!(
             "{} GiB of disk free at {}; {} are needed",
             free >> 30,
             run::root().display(),
-            DISK_MIN >> 30
+            disk_min >> 30
         ));
     }
     let hierarchy = if Path::new("/sys/fs/cgroup/cgroup.controllers").exists() {

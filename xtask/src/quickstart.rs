@@ -14,6 +14,8 @@ use crate::{machine, tools};
 
 /// How long a first start may take; the image is there by then, so seconds are usual.
 const START_LIMIT: Duration = Duration::from_mins(3);
+/// The server's default size of a pool.
+const POOL_DEFAULT: u64 = 20 << 30;
 /// The example's volume. It has our prefix, so that a user's own `dataset` is never touched.
 const SLUG: &str = "quickstart-dataset";
 
@@ -32,6 +34,9 @@ pub(crate) struct Arguments {
     /// package-client settings, and the way to them.
     #[arg(long, value_name = "host")]
     guest_trust: Option<String>,
+    /// Size of the pool that holds all volumes, as `sandstone serve` takes it; 20GiB by default.
+    #[arg(long)]
+    pool_size: Option<String>,
 }
 
 pub(crate) fn run(arguments: &Arguments) -> Result<()> {
@@ -50,7 +55,13 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
         data = arguments.data_dir.display()
     );
     heading("1/7 The machine");
-    machine::check()?;
+    // The pool's file is reserved in full at the first start.
+    let is_initialised = arguments.data_dir.join("pool.img").exists();
+    let pool = match arguments.pool_size {
+        None if !is_initialised => POOL_DEFAULT,
+        _ => 0,
+    };
+    machine::check(machine::DISK_BUILD + pool)?;
     heading("2/7 Debian packages");
     tools::install_packages()?;
     heading("3/7 The release binary");
@@ -96,7 +107,14 @@ fn running_server(arguments: &Arguments) -> Result<Access> {
         data: arguments.data_dir.clone(),
         listen: arguments.listen.to_string(),
         image_cache: arguments.image_cache.clone(),
-        arguments: trust_arguments(arguments.guest_trust.as_deref()),
+        arguments: [
+            ("--guest-trust", &arguments.guest_trust),
+            ("--pool-size", &arguments.pool_size),
+        ]
+        .into_iter()
+        .filter_map(|(flag, value)| Some([flag.to_owned(), value.clone()?]))
+        .flatten()
+        .collect(),
         log: log.clone(),
     })?;
     let access = server.wait_until_healthy(START_LIMIT)?;
@@ -109,13 +127,6 @@ fn running_server(arguments: &Arguments) -> Result<Access> {
     );
     server.detach();
     Ok(access)
-}
-
-/// The flag as `sandstone serve` takes it.
-pub(crate) fn trust_arguments(guest_trust: Option<&str>) -> Vec<String> {
-    guest_trust
-        .map(|trust| vec!["--guest-trust".to_owned(), trust.to_owned()])
-        .unwrap_or_default()
 }
 
 /// Runs the example of Deno's documentation with each SDK; its text is printed first.

@@ -16,6 +16,8 @@ use crate::{machine, tidy, tools};
 
 /// What the kernel may still be doing when the last test has ended.
 const LEAK_PATIENCE: Duration = Duration::from_secs(10);
+/// The pools of the shared server and of those that the tests of faults start, bytes.
+const POOLS: u64 = 12 << 30;
 /// Longest start of the shared server: it makes its pool.
 const START_LIMIT: Duration = Duration::from_mins(2);
 
@@ -71,7 +73,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
 fn stages(arguments: &Arguments, counts: &mut Counts) -> Result<()> {
     let is_wanted = |stage| arguments.only.is_empty() || arguments.only.contains(&stage);
     heading("The machine and its tools");
-    machine::check()?;
+    machine::check(machine::DISK_BUILD + POOLS)?;
     tools::install_packages()?;
     if is_wanted(Stage::Fmt) {
         tools::install_rust_components()?;
@@ -171,6 +173,7 @@ fn sdk_suites(arguments: &Arguments, counts: &mut Counts) -> Result<()> {
                     .map(|(name, value)| (format!("SANDSTONE_TEST_{name}"), value)),
             )
             .env("NO_COLOR", "1")
+            .env_remove("RUST_BACKTRACE")
             .env("NO_PROXY", "127.0.0.1,localhost")
             .env("PYTHONDONTWRITEBYTECODE", "1");
         runner
@@ -183,7 +186,8 @@ fn sdk_suites(arguments: &Arguments, counts: &mut Counts) -> Result<()> {
         deno.args(["--filter", filter]);
     }
     let any = arguments.filter.is_some();
-    unless_filtered(any, counted(&mut deno, counts))?;
+    // All three run, so that one run shows every failure.
+    let deno = unless_filtered(any, counted(&mut deno, counts));
 
     heading("JavaScript SDK under Node");
     let mut node = prepare(&sdks.node, "js");
@@ -193,7 +197,7 @@ fn sdk_suites(arguments: &Arguments, counts: &mut Counts) -> Result<()> {
         node.args(["--test-name-pattern", filter]);
     }
     node.args(["volumes.test.mjs", "sandbox.test.mjs"]);
-    unless_filtered(any, counted(&mut node, counts))?;
+    let node = unless_filtered(any, counted(&mut node, counts));
 
     heading("Python SDK, and servers that are stopped and killed");
     let mut pytest = prepare(&sdks.python, "py");
@@ -201,10 +205,13 @@ fn sdk_suites(arguments: &Arguments, counts: &mut Counts) -> Result<()> {
     if let Some(filter) = &arguments.filter {
         pytest.args(["-k", filter]);
     }
-    unless_filtered(any, counted(&mut pytest, counts))?;
+    let pytest = unless_filtered(any, counted(&mut pytest, counts));
 
     server.stop()?;
     println!("the shared server ended in order");
+    deno.context("under Deno")?;
+    node.context("under Node")?;
+    pytest.context("under pytest")?;
     clear(&scratch)
 }
 

@@ -146,7 +146,9 @@ impl Host {
             scratch: _,
             mount: scratch,
         } = warm;
+        let mut laps = Laps::start();
         let mounts = self.attach(spec, record)?;
+        laps.lap("volumes attached");
         let base = self
             .pool
             .base_tree(&self.base)
@@ -162,11 +164,13 @@ impl Host {
             mounts,
             agent_socket: self.socket(spec.id),
         };
+        laps.lap("base mounted");
         let name = spec.name.clone();
         self.runtime
             .start(prepared, spec)
-            .map(|_running| ())
-            .map_err(|error| failed(format!("starting sandbox {name}"), error))
+            .map_err(|error| failed(format!("starting sandbox {name}"), error))?;
+        laps.lap("agent executed");
+        Ok(())
     }
 
     /// Attaches the sandbox's volumes. When one cannot be, the record forgets it and those after
@@ -195,9 +199,11 @@ impl Host {
 
     /// Takes a sandbox down, whatever is left of it. Returns when its data is on disk.
     pub(crate) fn stop(&self, id: SandboxId) -> Result<(), NodeError> {
+        let mut laps = Laps::start();
         self.runtime
             .kill(id.suffix())
             .map_err(|error| failed(format!("killing sandbox {id}"), error))?;
+        laps.lap("processes gone");
         let record = self
             .records
             .read(id)
@@ -208,9 +214,11 @@ impl Host {
                     .release_volume(volume.suffix(), RELEASE_LIMIT)
                     .map_err(|error| storage("releasing", volume, error))?;
             }
+            laps.lap("volumes released");
             self.pool
                 .release_scratch(&record.scratch, RELEASE_LIMIT)
                 .map_err(|error| storage("releasing the writable layer", &record.scratch, error))?;
+            laps.lap("writable layer released");
         }
         // The runtime bound the socket; its name is ours, so removing it twice is harmless.
         let _ = fs::remove_file(self.socket(id));
@@ -268,6 +276,20 @@ impl Host {
             }
         }
         Ok(())
+    }
+}
+
+/// Says in the log at level debug how long each step took.
+struct Laps(std::time::Instant);
+
+impl Laps {
+    fn start() -> Self {
+        Self(std::time::Instant::now())
+    }
+
+    fn lap(&mut self, step: &'static str) {
+        tracing::debug!(step, took_us = self.0.elapsed().as_micros());
+        self.0 = std::time::Instant::now();
     }
 }
 

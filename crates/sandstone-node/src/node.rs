@@ -260,7 +260,12 @@ impl Node {
             })
             .await?;
         }
+        let begun = std::time::Instant::now();
         let configured = tokio::time::timeout(CONFIGURE_LIMIT, self.configure(&host, spec)).await;
+        tracing::debug!(
+            step = "interior prepared",
+            took_us = begun.elapsed().as_micros()
+        );
         match configured {
             Ok(Ok(())) => {}
             outcome => {

@@ -47,8 +47,9 @@ impl ControlConfig {
             retry_every: Duration::from_secs(5),
             retry_max: Duration::from_secs(60),
             purge_every: Duration::from_secs(60),
-            // Ending a sandbox takes milliseconds plus the time to flush what it wrote.
-            release_wait: Duration::from_secs(5),
+            // Ending a sandbox takes milliseconds plus the time to flush what it wrote. The Python
+            // SDK gives every call 10 s.
+            release_wait: Duration::from_secs(8),
             stop_all_limit: Duration::from_secs(60),
         }
     }

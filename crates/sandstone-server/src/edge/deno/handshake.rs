@@ -86,8 +86,7 @@ async fn accept(
         .on_upgrade(move |socket| {
             async move {
                 let primary = primary.map(Primary::established);
-                socket::run(socket, edge, id, agent, client).await;
-                drop(primary);
+                socket::run(socket, edge, id, agent, client, primary).await;
             }
             .instrument(span)
         });
@@ -115,7 +114,7 @@ fn host_region(headers: &HeaderMap, regions: &[Region]) -> Option<Region> {
 
 /// The connection that created a sandbox. When it goes, in whatever way, a session sandbox ends;
 /// when it never came up, nobody has the sandbox's id and any sandbox ends.
-struct Primary {
+pub(super) struct Primary {
     control: Arc<ControlPlane>,
     who: Principal,
     id: SandboxId,
@@ -126,6 +125,12 @@ impl Primary {
     fn established(mut self) -> Self {
         self.is_established = true;
         self
+    }
+
+    /// Ends a session sandbox now and waits until its volumes are free. Going out of scope does
+    /// the same without waiting.
+    pub(super) async fn end(&self) {
+        self.control.end_session(self.id).await;
     }
 }
 

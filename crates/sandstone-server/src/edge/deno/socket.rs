@@ -19,6 +19,7 @@ use tracing::Instrument;
 use super::super::Edge;
 use super::client::Client;
 use super::error::RemoteError;
+use super::handshake::Primary;
 use super::outbox::{self, Item, Outbox};
 use super::rpc::{self, Incoming, Malformed};
 use super::session::Session;
@@ -38,6 +39,10 @@ const ANSWER_LIMIT: Duration = Duration::from_secs(2);
 
 /// How long the closing handshake may take.
 const CLOSE_LIMIT: Duration = Duration::from_secs(5);
+
+/// How long a client that closes waits for its sandbox's volumes: less than the 10 s after which
+/// the Python SDK gives its socket up.
+const RELEASE_LIMIT: Duration = Duration::from_secs(8);
 
 /// How long a sandbox whose agent is gone may take to be reported as stopped.
 const AGENT_LOST_GRACE: Duration = Duration::from_secs(5);
@@ -78,6 +83,7 @@ pub(super) async fn run(
     id: SandboxId,
     agent: Arc<AgentClient>,
     client: Client,
+    primary: Option<Primary>,
 ) {
     tracing::debug!("connected");
     let stopped = edge.control.stopped(id);
@@ -108,6 +114,11 @@ pub(super) async fn run(
     } else {
         calls.shutdown().await;
         if matches!(end, End::Client) {
+            if let Some(primary) = &primary {
+                // A client that closes and at once uses its volumes again finds them free: our
+                // half of the closing handshake goes out only now.
+                let _ = timeout(RELEASE_LIMIT, primary.end()).await;
+            }
             let _ = timeout(CLOSE_LIMIT, finish_handshake(&mut incoming)).await;
         }
     }
