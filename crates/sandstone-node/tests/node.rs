@@ -1,6 +1,12 @@
 //! A real node on this host, without a server: volumes, sandboxes, restart. Needs root and the
 //! base image, which it builds into the host's cache when it is missing.
 
+#![expect(
+    clippy::unwrap_used,
+    clippy::print_stdout,
+    reason = "a test with a main of its own; clippy takes it for a program"
+)]
+
 use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
 use std::path::Path;

@@ -4,6 +4,7 @@ use std::fs;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::process::{Child, Command, Output, Stdio};
+use std::thread;
 use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, PidfdFlags, Signal, WaitId, WaitIdOptions};
@@ -13,6 +14,9 @@ use crate::control::wait_readable;
 
 /// How long a killed process may take to end. It can be waiting for a disk.
 const DEATH_LIMIT: Duration = Duration::from_secs(10);
+
+/// Waiting needs next to no stack.
+const REAPER_STACK_BYTES: usize = 128 << 10;
 
 /// A process of this boot.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -96,14 +100,22 @@ impl Helper {
         Self(Some(child))
     }
 
-    /// Waits until it ends by itself.
-    pub(crate) fn wait(&mut self, deadline: Instant) -> io::Result<()> {
-        if let Some(child) = &self.0 {
-            wait_child(child, deadline)?;
-            if let Some(mut child) = self.0.take() {
-                child.wait()?;
-            }
-        }
+    /// Lets it end by itself, and reaps it, while the caller goes on. What has not ended by
+    /// `deadline` is killed.
+    pub(crate) fn finish_in_background(&mut self, deadline: Instant) -> io::Result<()> {
+        let helper = Self(self.0.take());
+        thread::Builder::new()
+            .name("shim-reaper".to_owned())
+            .stack_size(REAPER_STACK_BYTES)
+            .spawn(move || {
+                if let Some(child) = &helper.0
+                    && let Err(error) = wait_child(child, deadline)
+                {
+                    tracing::warn!(pid = child.id(), %error, "a shim does not end by itself");
+                }
+                // Kills it if it lives, and reaps it in any case.
+                drop(helper);
+            })?;
         Ok(())
     }
 }

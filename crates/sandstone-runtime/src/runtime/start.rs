@@ -83,11 +83,11 @@ impl Runtime {
             other => return Err(failure(other)),
         }
         wait_until_ready(&ready, &prepared.init_pidfd, deadline)?;
-        // The shim's mount name space still names the layers of the root.
+        // The end of the shim's mount name space waits for the kernel; the sandbox need not.
         prepared
             .shim
-            .wait(deadline)
-            .step(|| "wait for the shim to end")?;
+            .finish_in_background(deadline)
+            .step(|| "let the shim end")?;
         prepared.hold.update(|record| record.state = State::Running)
     }
 }
