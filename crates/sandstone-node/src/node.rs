@@ -36,6 +36,9 @@ const CONFIGURE_LIMIT: Duration = Duration::from_secs(10);
 /// a host of ordinary size; a full queue delays the reporter, it loses nothing.
 const EVENTS_MAX: usize = 1024;
 
+/// Longest time for which starting sandboxes come before the next warm one.
+const WARM_PATIENCE: Duration = Duration::from_millis(100);
+
 /// Pause after a warm sandbox could not be made.
 const WARM_RETRY: Duration = Duration::from_secs(5);
 
@@ -70,6 +73,8 @@ pub struct Node {
     config: NodeConfig,
     phase: watch::Sender<Phase>,
     warm: WarmPool,
+    /// How many sandboxes are being started.
+    starting: watch::Sender<usize>,
     entropy: Arc<dyn Entropy>,
     agents: Mutex<HashMap<SandboxId, Arc<AgentClient>>>,
     /// Serialises starting and stopping of each sandbox.
@@ -96,6 +101,7 @@ impl Node {
         let (events, events_out) = mpsc::channel(EVENTS_MAX);
         let node = Arc::new(Self {
             warm: WarmPool::new(config.warm),
+            starting: watch::Sender::new(0),
             config,
             phase: watch::Sender::new(Phase::Preparing("starting".to_owned())),
             entropy,
@@ -208,6 +214,7 @@ impl Node {
                 () = self.shutdown.cancelled() => break,
                 () = self.warm.wanted() => {}
             }
+            self.let_starts_pass().await;
             let scratch = self.scratch_name();
             let made = {
                 let host = host.clone();
@@ -224,6 +231,15 @@ impl Node {
                 }
             }
         }
+    }
+
+    /// Waits while sandboxes are being started: they need the processors more than the next warm
+    /// one does.
+    async fn let_starts_pass(&self) {
+        let mut starting = self.starting.subscribe();
+        let quiet = starting.wait_for(|starting| *starting == 0);
+        // The sender lives as long as `self`; a host that is always busy still gets warm ones.
+        let _ = tokio::time::timeout(WARM_PATIENCE, quiet).await;
     }
 
     fn scratch_name(&self) -> String {
@@ -374,7 +390,10 @@ impl NodeApi for Node {
         let host = self.host()?;
         let turn = self.turn(spec.id);
         let _turn = turn.lock().await;
-        self.start_in_turn(host, spec).await
+        self.starting.send_modify(|starting| *starting += 1);
+        let started = self.start_in_turn(host, spec).await;
+        self.starting.send_modify(|starting| *starting -= 1);
+        started
     }
 
     async fn stop_sandbox(&self, id: SandboxId) -> Result<(), NodeError> {

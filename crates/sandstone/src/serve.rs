@@ -67,7 +67,7 @@ pub(crate) struct ServeArguments {
     #[arg(long, env = "SANDSTONE_DNS", value_delimiter = ',')]
     dns: Vec<IpAddr>,
     /// Sandboxes kept ready in advance.
-    #[arg(long, env = "SANDSTONE_WARM", default_value_t = 2)]
+    #[arg(long, env = "SANDSTONE_WARM", default_value_t = 3)]
     warm: usize,
     /// Bytes that one sandbox can write outside its volumes.
     #[arg(long, env = "SANDSTONE_SCRATCH_SIZE", default_value = "10GiB")]
