@@ -36,6 +36,9 @@ const CONFIGURE_LIMIT: Duration = Duration::from_secs(10);
 /// a host of ordinary size; a full queue delays the reporter, it loses nothing.
 const EVENTS_MAX: usize = 1024;
 
+/// How long the node's own tasks may take to end when it is shut down.
+const TASKS_LIMIT: Duration = Duration::from_secs(10);
+
 /// Longest time for which starting sandboxes come before the next warm one.
 const WARM_PATIENCE: Duration = Duration::from_millis(100);
 
@@ -153,18 +156,16 @@ impl Node {
             self.phase.send_replace(Phase::Preparing(step.to_owned()));
         };
         step("opening the pool");
-        let pool = Pool::open(PoolConfig {
-            dir: config.data_dir.join("pool"),
-            file_bytes: config.pool_bytes,
-        })
-        .map_err(|error| failed("opening the pool", error))?;
-        pool.sweep_temporaries()
-            .map_err(|error| failed("tidying the pool", error))?;
-
+        let pool = self.open_pool()?;
         let base = format!("{BASE_IMAGE}-{}", recipe_hash());
-        if !pool.has_base(&base) {
+        let pool = if pool.has_base(&base) {
+            pool
+        } else {
+            // Closed meanwhile: a server that is told to stop now leaves nothing mounted.
+            pool.close()
+                .map_err(|error| failed("closing the pool", error))?;
             let cache = ImageCache::new(config.image_cache.clone());
-            step("building the base image builtin:debian-13, which takes about a minute");
+            step("building the base image builtin:debian-13, which takes about two minutes");
             let image = cache
                 .build(&mut |line| {
                     tracing::info!("base image: {line}");
@@ -173,9 +174,11 @@ impl Node {
                 })
                 .map_err(|error| failed("building the base image", error))?;
             step("installing the base image");
+            let pool = self.open_pool()?;
             pool.install_base(&base, &image)
                 .map_err(|error| failed("installing the base image", error))?;
-        }
+            pool
+        };
 
         step("opening the runtime");
         let agent = crate::agent_binary::install(&config.data_dir.join("agent"))
@@ -206,6 +209,17 @@ impl Node {
         step("tidying up after an earlier server");
         host.sweep()?;
         Ok(host)
+    }
+
+    fn open_pool(&self) -> Result<Pool, NodeError> {
+        let pool = Pool::open(PoolConfig {
+            dir: self.config.data_dir.join("pool"),
+            file_bytes: self.config.pool_bytes,
+        })
+        .map_err(|error| failed("opening the pool", error))?;
+        pool.sweep_temporaries()
+            .map_err(|error| failed("tidying the pool", error))?;
+        Ok(pool)
     }
 
     async fn keep_warm(self: Arc<Self>, host: Arc<Host>) {
@@ -446,7 +460,11 @@ impl NodeApi for Node {
     async fn shut_down(&self) -> Result<(), NodeError> {
         self.shutdown.cancel();
         self.tasks.close();
-        self.tasks.wait().await;
+        let ended = tokio::time::timeout(TASKS_LIMIT, self.tasks.wait()).await;
+        if ended.is_err() && matches!(&*self.phase.borrow(), Phase::Preparing(_)) {
+            // A base image is being built. Its processes end with ours.
+            return Ok(());
+        }
         let Phase::Ready(host) = self.phase.send_replace(Phase::ShutDown) else {
             return Ok(());
         };

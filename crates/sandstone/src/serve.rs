@@ -105,11 +105,14 @@ pub(crate) fn run(arguments: ServeArguments) -> anyhow::Result<()> {
     // A sandbox's first process becomes ours when its shim ends, so that we can reap it.
     rustix::process::set_child_subreaper(Some(rustix::process::getpid()))
         .context("cannot become the reaper of sandboxes")?;
-    tokio::runtime::Builder::new_multi_thread()
+    let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .build()
-        .context("cannot start the async runtime")?
-        .block_on(serve(arguments))
+        .context("cannot start the async runtime")?;
+    let outcome = runtime.block_on(serve(arguments));
+    // A base image may still be under way on a thread of its own: it need not be waited for.
+    runtime.shutdown_background();
+    outcome
 }
 
 async fn serve(arguments: ServeArguments) -> anyhow::Result<()> {
@@ -137,7 +140,7 @@ async fn serve(arguments: ServeArguments) -> anyhow::Result<()> {
     let address = listener.local_addr()?;
     let node = Node::start(node, entropy.clone());
     let control = ControlPlane::new(
-        store,
+        store.clone(),
         node.clone() as Arc<dyn NodeApi>,
         clock.clone(),
         entropy.clone(),
@@ -148,7 +151,11 @@ async fn serve(arguments: ServeArguments) -> anyhow::Result<()> {
     let reconcilers = tokio::spawn({
         let (node, control, stop) = (node.clone(), control.clone(), stop.clone());
         async move {
-            match node.prepared().await {
+            let readiness = tokio::select! {
+                readiness = node.prepared() => readiness,
+                () = stop.cancelled() => return,
+            };
+            match readiness {
                 Readiness::Ready => {
                     if let Err(error) = control.recover().await {
                         tracing::error!(%error, "cannot take up the work of the last server");
@@ -176,6 +183,7 @@ async fn serve(arguments: ServeArguments) -> anyhow::Result<()> {
     node.shut_down()
         .await
         .context("cannot release the host's resources")?;
+    store.close().await;
     tracing::info!("stopped");
     Ok(())
 }
