@@ -11,9 +11,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
 use bytes::{Buf, Bytes, BytesMut};
-use sandstone_protocol::frame::{
-    DATA_MAX_BYTES, Frame, FrameKind, HEADER_BYTES, WINDOW_BYTES, decode_header,
-};
+use sandstone_protocol::frame::{Frame, FrameKind, HEADER_BYTES, WINDOW_BYTES, decode_header};
 use sandstone_protocol::message::{self, Answer, Failure, Hello, Reply, Request};
 use sandstone_protocol::{GENERATION, GENERATION_MIN};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
@@ -22,9 +20,9 @@ use tokio::sync::{Notify, oneshot, watch};
 /// How long the agent may take to say hello. It runs already, so a second is generous.
 const HELLO_LIMIT: Duration = Duration::from_secs(5);
 
-/// Consumed bytes are granted again in steps of this size, so that small reads do not each cost
-/// a frame. A quarter of the window keeps the writer busy.
-const CREDIT_STEP_BYTES: u32 = WINDOW_BYTES / 4;
+mod stream;
+
+pub use stream::{InboundStream, OutboundStream, StreamError};
 
 /// A call did not give an answer.
 #[derive(Debug, thiserror::Error)]
@@ -35,17 +33,6 @@ pub enum AgentError {
     /// The connection is gone, or the agent broke the protocol.
     #[error("the connection to the sandbox is lost: {0}")]
     Lost(String),
-}
-
-/// A stream did not end well.
-#[derive(Debug, Clone, thiserror::Error)]
-pub enum StreamError {
-    /// The agent gave it up; the reason, if it said one.
-    #[error("the sandbox gave up the stream")]
-    Reset(Option<Failure>),
-    /// The connection is gone.
-    #[error("the connection to the sandbox is lost")]
-    Lost,
 }
 
 /// A connection to the agent of one sandbox. Cheap to share; the connection closes when the last
@@ -175,12 +162,7 @@ impl AgentClient {
                 wake: wake.clone(),
             },
         );
-        InboundStream {
-            shared: self.shared.clone(),
-            id,
-            wake,
-            ungranted: 0,
-        }
+        InboundStream::new(self.shared.clone(), id, wake)
     }
 
     /// A stream that a request is about to hand to the agent for reading.
@@ -198,12 +180,7 @@ impl AgentClient {
                 wake: wake.clone(),
             },
         );
-        OutboundStream {
-            shared: self.shared.clone(),
-            id,
-            wake,
-            finished: false,
-        }
+        OutboundStream::new(self.shared.clone(), id, wake)
     }
 
     /// Whether the connection is gone.
@@ -223,172 +200,6 @@ impl AgentClient {
 impl Drop for AgentClient {
     fn drop(&mut self) {
         self.shared.close("the connection was closed");
-    }
-}
-
-/// Bytes from the agent. Dropping it before its end resets the stream.
-pub struct InboundStream {
-    shared: Arc<Shared>,
-    id: u32,
-    wake: Arc<Notify>,
-    ungranted: u32,
-}
-
-impl fmt::Debug for InboundStream {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("InboundStream")
-            .field("id", &self.id)
-            .finish_non_exhaustive()
-    }
-}
-
-impl InboundStream {
-    /// The id to put into the request.
-    #[must_use]
-    pub fn id(&self) -> u32 {
-        self.id
-    }
-
-    /// The next bytes, `None` at the end. Cancel-safe. At most one window is buffered while
-    /// nobody calls this.
-    pub async fn next(&mut self) -> Option<Result<Bytes, StreamError>> {
-        loop {
-            let woken = self.wake.notified();
-            {
-                let mut state = self.shared.lock();
-                let stream = state.inbound.get_mut(&self.id)?;
-                if let Some(chunk) = stream.chunks.pop_front() {
-                    self.ungranted += u32::try_from(chunk.len()).unwrap_or(u32::MAX);
-                    if self.ungranted >= CREDIT_STEP_BYTES && stream.end.is_none() {
-                        stream.window += self.ungranted;
-                        state.push(&Frame::credit(self.id, self.ungranted));
-                        self.ungranted = 0;
-                        self.shared.outgoing.notify_one();
-                    }
-                    return Some(Ok(chunk));
-                }
-                match stream.end.clone() {
-                    Some(Ok(())) => {
-                        state.inbound.remove(&self.id);
-                        return None;
-                    }
-                    Some(Err(error)) => {
-                        state.inbound.remove(&self.id);
-                        return Some(Err(error));
-                    }
-                    None => {}
-                }
-            }
-            woken.await;
-        }
-    }
-}
-
-impl Drop for InboundStream {
-    fn drop(&mut self) {
-        let mut state = self.shared.lock();
-        if state
-            .inbound
-            .remove(&self.id)
-            .is_some_and(|stream| stream.end.is_none())
-        {
-            state.push(&Frame::empty(FrameKind::Reset, self.id));
-            self.shared.outgoing.notify_one();
-        }
-    }
-}
-
-/// Bytes for the agent. Dropping it without [`OutboundStream::finish`] resets the stream.
-pub struct OutboundStream {
-    shared: Arc<Shared>,
-    id: u32,
-    wake: Arc<Notify>,
-    finished: bool,
-}
-
-impl fmt::Debug for OutboundStream {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("OutboundStream")
-            .field("id", &self.id)
-            .finish_non_exhaustive()
-    }
-}
-
-impl OutboundStream {
-    /// The id to put into the request.
-    #[must_use]
-    pub fn id(&self) -> u32 {
-        self.id
-    }
-
-    /// Sends all of `bytes`, waiting for credit as needed. Not cancel-safe: a dropped call may
-    /// have sent a part.
-    ///
-    /// # Errors
-    /// [`StreamError`] when the agent does not want more.
-    pub async fn send(&mut self, mut bytes: Bytes) -> Result<(), StreamError> {
-        while !bytes.is_empty() {
-            let woken = self.wake.notified();
-            {
-                let mut state = self.shared.lock();
-                let stream = state.outbound.get_mut(&self.id).ok_or(StreamError::Lost)?;
-                if let Some(end) = &stream.end {
-                    return Err(end.clone());
-                }
-                let granted = usize::try_from(stream.credit).unwrap_or(usize::MAX);
-                let length = bytes.len().min(granted).min(DATA_MAX_BYTES);
-                if length > 0 {
-                    stream.credit -= length as u64;
-                    let payload = bytes.split_to(length).to_vec();
-                    state.push(&Frame {
-                        kind: FrameKind::Data,
-                        id: self.id,
-                        payload,
-                    });
-                    self.shared.outgoing.notify_one();
-                    continue;
-                }
-            }
-            woken.await;
-        }
-        Ok(())
-    }
-
-    /// Says that nothing more comes.
-    ///
-    /// # Errors
-    /// [`StreamError`] when the agent had given the stream up before.
-    pub async fn finish(mut self) -> Result<(), StreamError> {
-        self.finished = true;
-        let mut state = self.shared.lock();
-        match state.outbound.remove(&self.id) {
-            Some(Outbound { end: None, .. }) => {
-                state.push(&Frame::empty(FrameKind::End, self.id));
-                self.shared.outgoing.notify_one();
-                Ok(())
-            }
-            Some(Outbound {
-                end: Some(error), ..
-            }) => Err(error),
-            None => Err(StreamError::Lost),
-        }
-    }
-}
-
-impl Drop for OutboundStream {
-    fn drop(&mut self) {
-        if self.finished {
-            return;
-        }
-        let mut state = self.shared.lock();
-        if state
-            .outbound
-            .remove(&self.id)
-            .is_some_and(|stream| stream.end.is_none())
-        {
-            state.push(&Frame::empty(FrameKind::Reset, self.id));
-            self.shared.outgoing.notify_one();
-        }
     }
 }
 

@@ -1,4 +1,5 @@
 use super::*;
+use sandstone_protocol::frame::DATA_MAX_BYTES;
 use tokio::io::DuplexStream;
 
 /// The agent's side of a connection, driven by hand.
