@@ -10,8 +10,11 @@ use std::fs;
 use std::io;
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
 
 use sandstone_protocol::message::InteriorFile;
+
+use crate::image::mirrors;
 
 /// Where every program in a sandbox finds the certificate authorities.
 const GUEST_BUNDLE: &str = "/etc/ssl/certs/ca-certificates.crt";
@@ -53,6 +56,47 @@ pub struct HostSettings {
     pub home: PathBuf,
     /// Root of the file system; `/`, other only in tests.
     pub root: PathBuf,
+    /// What its apt is told.
+    pub apt: AptSettings,
+}
+
+/// How the host reaches Debian packages.
+#[derive(Debug, Clone, Default)]
+pub struct AptSettings {
+    /// Source entries for the image's release on the host's mirrors.
+    pub sources: Option<String>,
+    /// Settings for reaching mirrors, without their final semicolons.
+    pub options: Vec<String>,
+}
+
+impl AptSettings {
+    /// Asks the host's apt. A host without apt has no such settings.
+    #[must_use]
+    pub fn of_host() -> Self {
+        let ask = |program: &str, arguments: &[&str]| {
+            let output = Command::new(program)
+                .args(arguments)
+                .stdin(Stdio::null())
+                .output();
+            output.map_or_else(
+                |_| String::new(),
+                |output| String::from_utf8_lossy(&output.stdout).into_owned(),
+            )
+        };
+        let targets = [
+            "indextargets",
+            "--format",
+            mirrors::TARGET_FORMAT,
+            "Identifier: Packages",
+        ];
+        Self {
+            sources: mirrors::package_sources(&ask("apt-get", &targets)),
+            options: mirrors::acquire_options(&ask("apt-config", &["dump"]))
+                .into_iter()
+                .map(str::to_owned)
+                .collect(),
+        }
+    }
 }
 
 /// The host's settings could not be read.
@@ -95,7 +139,7 @@ impl GuestTrust {
         trust.take_authorities(host)?;
         trust.take_npm(host)?;
         trust.take_pip(host)?;
-        trust.take_apt(host)?;
+        trust.take_apt(host);
         trust.take_proxies(host);
         Ok(trust)
     }
@@ -210,33 +254,25 @@ impl GuestTrust {
         Ok(())
     }
 
-    fn take_apt(&mut self, host: &HostSettings) -> Result<(), GuestTrustError> {
-        let mut kept = String::new();
-        let directory = host.root.join("etc/apt/apt.conf.d");
-        let mut paths: Vec<PathBuf> = match fs::read_dir(&directory) {
-            Ok(entries) => entries
-                .filter_map(|entry| Some(entry.ok()?.path()))
-                .collect(),
-            Err(_) => Vec::new(),
-        };
-        paths.sort();
-        for path in paths
-            .into_iter()
-            .chain([host.root.join("etc/apt/apt.conf")])
-        {
-            for line in read(&path)?.unwrap_or_default().lines() {
-                // One-line settings only; a block that continues is the operator's to copy.
-                let line = line.trim();
-                if line.starts_with("Acquire::") && line.ends_with(';') {
-                    kept.push_str(line);
-                    kept.push('\n');
-                }
-            }
+    fn take_apt(&mut self, host: &HostSettings) {
+        if !host.apt.options.is_empty() {
+            let text = host
+                .apt
+                .options
+                .iter()
+                .map(|option| format!("{option};\n"))
+                .collect();
+            self.files.push(file("/etc/apt/apt.conf.d/90host", text));
         }
-        if !kept.is_empty() {
-            self.files.push(file("/etc/apt/apt.conf.d/90host", kept));
+        if let Some(sources) = &host.apt.sources {
+            self.files
+                .push(file("/etc/apt/sources.list", sources.clone()));
+            // The image's own list, which it would be added to.
+            self.files.push(file(
+                "/etc/apt/sources.list.d/debian.sources",
+                String::new(),
+            ));
         }
-        Ok(())
     }
 
     fn take_proxies(&mut self, host: &HostSettings) {
@@ -354,6 +390,10 @@ mod tests {
             environment: BTreeMap::new(),
             home: root.path().join("root"),
             root: root.path().to_owned(),
+            apt: AptSettings {
+                sources: Some("deb http://mirror.test trixie main\n".to_owned()),
+                options: vec!["Acquire::Check-Date \"false\"".to_owned()],
+            },
         };
         (root, settings)
     }
@@ -410,10 +450,6 @@ mod tests {
                 "etc/pip.conf",
                 "[global]\ncert = /x.pem\nindex-url = http://p.test\n",
             ),
-            (
-                "etc/apt/apt.conf.d/99x",
-                "Acquire::Check-Date \"false\";\nDPkg::Post-Invoke {\"x\"};\n",
-            ),
         ]);
         host.environment
             .insert("https_proxy".into(), "http://u:p@10.1.1.1:3128/".into());
@@ -427,6 +463,14 @@ mod tests {
         assert_eq!(
             content(&trust, "/etc/apt/apt.conf.d/90host"),
             "Acquire::Check-Date \"false\";\n"
+        );
+        assert_eq!(
+            content(&trust, "/etc/apt/sources.list"),
+            "deb http://mirror.test trixie main\n"
+        );
+        assert_eq!(
+            content(&trust, "/etc/apt/sources.list.d/debian.sources"),
+            ""
         );
         assert!(
             trust

@@ -22,7 +22,9 @@ mod node;
 mod record;
 mod warm;
 
-pub use guest_trust::{GuestTrust, GuestTrustError, HostSettings, public_name_servers};
+pub use guest_trust::{
+    AptSettings, GuestTrust, GuestTrustError, HostSettings, public_name_servers,
+};
 pub use host::SandboxLimits;
 pub use image::{ImageCache, ImageError};
 pub use node::{Node, NodeConfig};

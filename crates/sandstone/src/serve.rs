@@ -10,7 +10,8 @@ use clap::{Args, ValueEnum};
 use sandstone_api::{ByteSize, Region};
 use sandstone_core::{Clock, Entropy, StopReason};
 use sandstone_node::{
-    GuestTrust, HostSettings, Node, NodeConfig, SandboxLimits, Shim, public_name_servers,
+    AptSettings, GuestTrust, HostSettings, Node, NodeConfig, SandboxLimits, Shim,
+    public_name_servers,
 };
 use sandstone_node_api::{NodeApi, Readiness};
 use sandstone_server::control::{self, ControlConfig, ControlPlane};
@@ -207,6 +208,7 @@ fn guest_trust(arguments: &ServeArguments) -> anyhow::Result<GuestTrust> {
                 environment,
                 home,
                 root: PathBuf::from("/"),
+                apt: AptSettings::of_host(),
             })
             .context("cannot take over the host's settings for sandboxes")
         }

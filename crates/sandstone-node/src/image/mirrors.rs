@@ -7,7 +7,7 @@ pub(super) const SUITE: &str = "trixie";
 pub(super) const KEYRING: &str = "/usr/share/keyrings/debian-archive-keyring.gpg";
 
 /// The format to ask `apt-get indextargets` for; [`package_sources`] reads what comes out.
-pub(super) const TARGET_FORMAT: &str = "$(REPO_URI)\t$(RELEASE)\t$(COMPONENT)\t$(ORIGIN)";
+pub(crate) const TARGET_FORMAT: &str = "$(REPO_URI)\t$(RELEASE)\t$(COMPONENT)\t$(ORIGIN)";
 
 /// Debian's own names for a main suite. A host runs one of these.
 const SUITES: [&str; 10] = [
@@ -42,7 +42,7 @@ const ACQUIRE_PREFIXES: [&str; 9] = [
 ///
 /// `None` when the host has no Debian mirror (another distribution, for one): the builder's own
 /// defaults must do.
-pub(super) fn package_sources(targets: &str) -> Option<String> {
+pub(crate) fn package_sources(targets: &str) -> Option<String> {
     let targets: Vec<Target<'_>> = targets.lines().filter_map(Target::parse).collect();
     // Third parties use Debian's suite names too. The origin tells them apart, but is only known
     // once the lists have been downloaded.
@@ -105,7 +105,7 @@ impl<'a> Target<'a> {
 
 /// The host's settings for reaching mirrors, each as one line of apt configuration. `dump` is what
 /// `apt-config dump` printed.
-pub(super) fn acquire_options(dump: &str) -> Vec<&str> {
+pub(crate) fn acquire_options(dump: &str) -> Vec<&str> {
     dump.lines()
         .map(str::trim)
         .filter(|line| {

@@ -11,7 +11,7 @@
 //! and the image gets the ordinary list that Debian's `apt` package brings along.
 
 mod build;
-mod mirrors;
+pub(crate) mod mirrors;
 mod recipe;
 mod runner;
 

@@ -24,7 +24,7 @@ use crate::control::NewSandbox;
 const CONFIG_HEADER: &str = "x-deno-sandbox-config";
 
 /// How far a client's clock may be ahead: it computes the end of the sandbox by its own clock.
-const CLOCK_SKEW_MS: i64 = 60 * 1000;
+const CLOCK_SKEW_MS: i64 = 30 * 1000;
 
 /// Base64 as clients write it, with or without padding.
 pub(super) const BASE64: GeneralPurpose = GeneralPurpose::new(
