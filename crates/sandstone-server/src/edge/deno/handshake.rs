@@ -8,16 +8,16 @@ use axum::extract::ws::rejection::WebSocketUpgradeRejection;
 use axum::http::{HeaderMap, HeaderValue, header};
 use axum::response::Response;
 use sandstone_api::{ApiError, ErrorCode, Region, SandboxId};
-use sandstone_core::StopReason;
 use tracing::Instrument;
 
 use super::super::Edge;
 use super::super::auth::Caller;
 use super::super::reply::Reject;
 use super::client::Client;
+use super::primary::Primary;
 use super::sandboxes::sandbox_id;
 use super::{Name, config, socket};
-use crate::control::{ControlPlane, Principal};
+use crate::control::Principal;
 
 /// Both SDKs read the id from here, JavaScript also when it connects.
 const SANDBOX_ID_HEADER: &str = "x-deno-sandbox-id";
@@ -46,12 +46,7 @@ pub(super) async fn create(
         },
     )?;
     let id = edge.control.create_sandbox(&who, new).await?;
-    let primary = Primary {
-        control: edge.control.clone(),
-        who: who.clone(),
-        id,
-        is_established: false,
-    };
+    let primary = Primary::new(edge.control.clone(), who.clone(), id);
     accept(edge, &who, id, upgrade, &headers, Some(primary)).await
 }
 
@@ -110,49 +105,6 @@ fn host_region(headers: &HeaderMap, regions: &[Region]) -> Option<Region> {
     let host = headers.get(header::HOST)?.to_str().ok()?;
     let region: Region = host.split(['.', ':']).next()?.parse().ok()?;
     regions.contains(&region).then_some(region)
-}
-
-/// The connection that created a sandbox. When it goes, in whatever way, a session sandbox ends;
-/// when it never came up, nobody has the sandbox's id and any sandbox ends.
-pub(super) struct Primary {
-    control: Arc<ControlPlane>,
-    who: Principal,
-    id: SandboxId,
-    is_established: bool,
-}
-
-impl Primary {
-    fn established(mut self) -> Self {
-        self.is_established = true;
-        self
-    }
-
-    /// Ends a session sandbox now and waits until its volumes are free. Going out of scope does
-    /// the same without waiting.
-    pub(super) async fn end(&self) {
-        self.control.end_session(self.id).await;
-    }
-}
-
-impl Drop for Primary {
-    fn drop(&mut self) {
-        let Ok(runtime) = tokio::runtime::Handle::try_current() else {
-            // The server is ending; it stops its sandboxes by itself.
-            return;
-        };
-        let control = self.control.clone();
-        let (who, id, is_established) = (self.who.clone(), self.id, self.is_established);
-        runtime.spawn(async move {
-            if is_established {
-                control.end_session(id).await;
-            } else if let Err(error) = control
-                .stop_sandbox(&who, id, StopReason::SessionEnded)
-                .await
-            {
-                tracing::warn!(sandbox.id = %id, %error, "cannot stop a sandbox whose client has gone");
-            }
-        });
-    }
 }
 
 #[cfg(test)]

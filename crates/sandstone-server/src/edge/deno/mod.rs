@@ -48,6 +48,7 @@ mod labels;
 mod outbox;
 mod page;
 mod params;
+mod primary;
 mod processes;
 mod rpc;
 mod sandboxes;

@@ -19,8 +19,8 @@ use tracing::Instrument;
 use super::super::Edge;
 use super::client::Client;
 use super::error::RemoteError;
-use super::handshake::Primary;
 use super::outbox::{self, Item, Outbox};
+use super::primary::Primary;
 use super::rpc::{self, Incoming, Malformed};
 use super::session::Session;
 
