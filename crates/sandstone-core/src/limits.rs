@@ -6,8 +6,8 @@ use sandstone_api::{ApiError, ByteSize};
 
 /// Smallest volume: 300 MB, as documented by the hosted product.
 pub const CAPACITY_MIN: ByteSize = ByteSize::new(300_000_000);
-/// Largest volume: 20 GB, read as 20 GiB so that both spellings of "20" are accepted.
-pub const CAPACITY_MAX: ByteSize = ByteSize::new(20 << 30);
+/// Largest volume: 20 GB, as documented by the hosted product.
+pub const CAPACITY_MAX: ByteSize = ByteSize::new(20_000_000_000);
 /// Least memory of a sandbox: 768 MiB (checked by the JavaScript SDK too).
 pub const MEMORY_MIN: ByteSize = ByteSize::mib(768);
 /// Most memory of a sandbox: 4096 MiB (checked by the JavaScript SDK too).
@@ -148,7 +148,7 @@ mod tests {
         let below = VolumeCapacity::new(ByteSize::new(299_999_999)).unwrap_err();
         assert!(below.message.contains("capacity"), "{below}");
         assert!(below.message.contains("300 MB"), "{below}");
-        assert!(VolumeCapacity::new(ByteSize::new((20 << 30) + 1)).is_err());
+        assert!(VolumeCapacity::new(ByteSize::new(20_000_000_001)).is_err());
     }
 
     #[test]

@@ -37,7 +37,7 @@ const CONFIGURE_LIMIT: Duration = Duration::from_secs(10);
 const EVENTS_MAX: usize = 1024;
 
 /// How long the node's own tasks may take to end when it is shut down.
-const TASKS_LIMIT: Duration = Duration::from_secs(10);
+const TASKS_LIMIT: Duration = Duration::from_secs(3);
 
 /// Longest time for which starting sandboxes come before the next warm one.
 const WARM_PATIENCE: Duration = Duration::from_millis(100);

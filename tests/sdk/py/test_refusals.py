@@ -29,6 +29,7 @@ VOLUME_REFUSALS = [
     ("capacity", {"capacity": 299_999_999}, ["capacity", "300 MB", "20 G"]),
     ("capacity", {"capacity": "1MB"}, ["capacity", "1 MB", "300 MB"]),
     ("capacity", {"capacity": "21GiB"}, ["capacity", "21 GiB"]),
+    ("capacity", {"capacity": 20_000_000_001}, ["capacity", "20 GB"]),
     ("capacity", {"capacity": 0}, ["capacity"]),
     ("capacity", {"capacity": -5}, ["capacity"]),
     ("capacity", {"capacity": 1.5}, ["capacity"]),
