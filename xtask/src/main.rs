@@ -1,4 +1,4 @@
-//! Everything a developer or a newcomer runs: `cargo xtask quickstart`, `test` and `bench`.
+//! Everything a developer or a newcomer runs: `cargo xtask quickstart`, `test`, `soak` and `bench`.
 
 #![expect(
     clippy::print_stdout,
@@ -13,6 +13,7 @@ mod quickstart;
 mod report;
 mod run;
 mod server;
+mod soak;
 mod test;
 mod tidy;
 mod tools;
@@ -34,22 +35,19 @@ enum Command {
     Quickstart(quickstart::Arguments),
     /// Run the whole suite: formatting, lints, tidy, unit tests, the official SDKs, leftovers.
     Test(test::Arguments),
+    /// Kill a server at random moments under a mixed load, and check what it has kept.
+    Soak(soak::Arguments),
     /// Measure. Figures are printed beside a peer's from the same run.
     #[command(subcommand)]
-    Bench(Bench),
-}
-
-#[derive(Debug, Subcommand)]
-enum Bench {
-    /// Create to first command, with and without a volume, beside `podman run --rm`.
-    Create(bench::Arguments),
+    Bench(bench::Bench),
 }
 
 fn main() -> ExitCode {
     let done = match Arguments::parse().command {
         Command::Quickstart(arguments) => quickstart::run(&arguments),
         Command::Test(arguments) => test::run(&arguments),
-        Command::Bench(Bench::Create(arguments)) => bench::run(&arguments),
+        Command::Soak(arguments) => soak::run(&arguments),
+        Command::Bench(bench) => bench::run(&bench),
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,

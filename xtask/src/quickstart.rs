@@ -115,6 +115,7 @@ fn running_server(arguments: &Arguments) -> Result<Access> {
         .filter_map(|(flag, value)| Some([flag.to_owned(), value.clone()?]))
         .flatten()
         .collect(),
+        log_filter: None,
         log: log.clone(),
     })?;
     let access = server.wait_until_healthy(START_LIMIT)?;

@@ -71,6 +71,8 @@ pub(crate) struct Settings {
     pub(crate) image_cache: PathBuf,
     /// More arguments of `sandstone serve`.
     pub(crate) arguments: Vec<String>,
+    /// What the server logs, as its `SANDSTONE_LOG` takes it.
+    pub(crate) log_filter: Option<&'static str>,
     pub(crate) log: PathBuf,
 }
 
@@ -106,6 +108,10 @@ impl Server {
             .stdin(Stdio::null())
             .stdout(log.try_clone()?)
             .stderr(log);
+        if let Some(filter) = settings.log_filter {
+            // To be read by programs, so without colours.
+            serve.env("SANDSTONE_LOG", filter).env("NO_COLOR", "1");
+        }
         let child = serve.spawn().context("starting the server")?;
         Ok(Self {
             child,

@@ -10,14 +10,15 @@ use clap::ValueEnum;
 
 use crate::leak::HostState;
 use crate::report::{Counts, count};
-use crate::run::{binary, cargo, command, execute, heading, root, since, target, tee};
+use crate::run::{cargo, command, execute, heading, root, since, target, tee};
 use crate::server::{Server, Settings};
 use crate::{machine, tidy, tools};
 
 /// What the kernel may still be doing when the last test has ended.
 const LEAK_PATIENCE: Duration = Duration::from_secs(10);
-/// The pools of the shared server and of those that the tests of faults start, bytes.
-const POOLS: u64 = 12 << 30;
+/// The pools of the shared server, of two that live as long as the suite, and of the most that one
+/// module starts, bytes: 8, 4 and 3, 6 GiB.
+const POOLS: u64 = 21 << 30;
 /// Longest start of the shared server: it makes its pool.
 const START_LIMIT: Duration = Duration::from_mins(2);
 
@@ -152,30 +153,21 @@ fn sdk_suites(arguments: &Arguments, counts: &mut Counts) -> Result<()> {
         arguments: ["--pool-size", "8GiB", "--guest-trust", "host"]
             .map(str::to_owned)
             .to_vec(),
+        log_filter: None,
         log: scratch.join("shared.log"),
     })?;
     let access = server.wait_until_healthy(START_LIMIT)?;
-    let settings = [
-        ("BINARY", binary()),
-        ("DATA_DIR", data),
-        ("SERVER_PID", server.pid().to_string().into()),
-        ("SCRATCH", scratch.clone()),
-        ("IMAGE_CACHE", arguments.image_cache.clone()),
-    ];
+    let server_pid = server.pid().to_string();
     let prepare = |program: &Path, directory: &str| {
         let mut runner = command(program);
         runner
             .current_dir(root().join("tests/sdk").join(directory))
             .envs(access.variables())
-            .envs(
-                settings
-                    .iter()
-                    .map(|(name, value)| (format!("SANDSTONE_TEST_{name}"), value)),
-            )
+            .envs(tools::suite_settings(&scratch, &arguments.image_cache))
+            .env("SANDSTONE_TEST_DATA_DIR", &data)
+            .env("SANDSTONE_TEST_SERVER_PID", &server_pid)
             .env("NO_COLOR", "1")
-            .env_remove("RUST_BACKTRACE")
-            .env("NO_PROXY", "127.0.0.1,localhost")
-            .env("PYTHONDONTWRITEBYTECODE", "1");
+            .env_remove("RUST_BACKTRACE");
         runner
     };
 

@@ -11,11 +11,12 @@ use serde::Deserialize;
 use crate::run::{cargo, command, output, root};
 
 /// Which of our crates each of our crates may use.
-const ALLOWED: [(&str, &[&str]); 11] = [
+const ALLOWED: [(&str, &[&str]); 12] = [
     ("sandstone-api", &[]),
     ("sandstone-core", &["sandstone-api"]),
+    ("sandstone-crash", &[]),
     ("sandstone-protocol", &[]),
-    ("sandstone-storage", &[]),
+    ("sandstone-storage", &["sandstone-crash"]),
     ("sandstone-runtime", &[]),
     ("sandstone-agent", &["sandstone-protocol"]),
     ("sandstone-store", &["sandstone-api", "sandstone-core"]),
@@ -28,6 +29,7 @@ const ALLOWED: [(&str, &[&str]); 11] = [
         &[
             "sandstone-api",
             "sandstone-core",
+            "sandstone-crash",
             "sandstone-node-api",
             "sandstone-protocol",
             "sandstone-store",
@@ -38,6 +40,7 @@ const ALLOWED: [(&str, &[&str]); 11] = [
         &[
             "sandstone-api",
             "sandstone-core",
+            "sandstone-crash",
             "sandstone-node-api",
             "sandstone-protocol",
             "sandstone-runtime",
@@ -49,6 +52,7 @@ const ALLOWED: [(&str, &[&str]); 11] = [
         &[
             "sandstone-api",
             "sandstone-core",
+            "sandstone-crash",
             "sandstone-node",
             "sandstone-node-api",
             "sandstone-protocol",
@@ -61,10 +65,11 @@ const ALLOWED: [(&str, &[&str]); 11] = [
 ];
 
 /// `(crate, what it must not link, not even through others)`.
-const NEVER_LINKED: [(&str, &str); 6] = [
+const NEVER_LINKED: [(&str, &str); 7] = [
     ("sandstone-server", "sandstone-storage"),
     ("sandstone-server", "sandstone-runtime"),
     ("sandstone-core", "tokio"),
+    ("sandstone-crash", "tokio"),
     ("sandstone-protocol", "tokio"),
     ("sandstone-agent", "tokio"),
     ("sandstone-api", "tokio"),

@@ -1,5 +1,6 @@
 //! Installing what is missing, and nothing else.
 
+use std::ffi::OsString;
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -189,4 +190,19 @@ pub(crate) fn link_node_modules(sdks: &Sdks) -> Result<()> {
     }
     std::os::unix::fs::symlink(&modules, &link)
         .with_context(|| format!("linking {}", link.display()))
+}
+
+/// What every client in `tests/sdk` is told: the harness's settings, and not to use a proxy.
+pub(crate) fn suite_settings(
+    scratch: &Path,
+    image_cache: &Path,
+) -> impl Iterator<Item = (&'static str, OsString)> {
+    [
+        ("SANDSTONE_TEST_BINARY", run::binary().into()),
+        ("SANDSTONE_TEST_SCRATCH", scratch.into()),
+        ("SANDSTONE_TEST_IMAGE_CACHE", image_cache.into()),
+        ("NO_PROXY", "127.0.0.1,localhost".into()),
+        ("PYTHONDONTWRITEBYTECODE", "1".into()),
+    ]
+    .into_iter()
 }

@@ -12,6 +12,7 @@ use sandstone_protocol::message::{Configure, Failure};
 
 use crate::accounts::Account;
 use crate::failure::{errno_of, failure, shown};
+use crate::host_files;
 
 /// `PATH` of processes when nobody says otherwise.
 const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
@@ -56,13 +57,19 @@ impl Interior {
     /// # Errors
     /// The first step that failed; earlier ones stay done.
     pub(crate) fn prepare(request: &Configure) -> Result<Self, Failure> {
+        let paths: Vec<&str> = request.files.iter().map(|file| &*file.path).collect();
+        host_files::settle(&paths)
+            .map_err(|error| failure(errno_of(&error), "put back files of an earlier host"))?;
         for file in &request.files {
             replace_file(Path::new(&file.path), file.mode, &file.content)?;
         }
         if !request.hostname.is_empty() {
             name_host(&request.hostname)?;
         }
-        if let Some(authorities) = &request.certificate_authorities {
+        let authorities = request.certificate_authorities.as_deref();
+        forget_authorities(authorities)
+            .map_err(|error| failure(errno_of(&error), format_args!("{AUTHORITY_BUNDLE}")))?;
+        if let Some(authorities) = authorities {
             replace_file(Path::new(LOCAL_AUTHORITY), 0o644, authorities.as_bytes())?;
             extend_bundle(Path::new(AUTHORITY_BUNDLE), authorities)
                 .map_err(|error| failure(errno_of(&error), format_args!("{AUTHORITY_BUNDLE}")))?;
@@ -166,7 +173,7 @@ fn replace_file(path: &Path, mode: u32, content: &[u8]) -> Result<(), Failure> {
         .map_err(|error| failure(errno_of(&error), format_args!("write {}", path.display())))
 }
 
-fn replace(path: &Path, mode: u32, content: &[u8]) -> io::Result<()> {
+pub(crate) fn replace(path: &Path, mode: u32, content: &[u8]) -> io::Result<()> {
     let (Some(parent), Some(name)) = (path.parent(), path.file_name()) else {
         return Err(Errno::INVAL.into());
     };
@@ -196,6 +203,28 @@ fn replace(path: &Path, mode: u32, content: &[u8]) -> io::Result<()> {
         let _ = std::fs::remove_file(&fresh);
     }
     written
+}
+
+/// Takes an earlier host's authorities out of the bundle, unless they are this one's, too.
+fn forget_authorities(current: Option<&str>) -> io::Result<()> {
+    let earlier = match std::fs::read_to_string(LOCAL_AUTHORITY) {
+        Ok(earlier) => earlier,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        Err(error) => return Err(error),
+    };
+    if current == Some(&earlier) {
+        return Ok(());
+    }
+    match std::fs::read_to_string(AUTHORITY_BUNDLE) {
+        Ok(bundle) if !earlier.trim().is_empty() && bundle.contains(earlier.trim()) => {
+            let rest = bundle.replace(&format!("{}\n", earlier.trim()), "");
+            replace(Path::new(AUTHORITY_BUNDLE), 0o644, rest.as_bytes())?;
+        }
+        Ok(_) => {}
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+        Err(error) => return Err(error),
+    }
+    std::fs::remove_file(LOCAL_AUTHORITY)
 }
 
 /// Appends to the bundle what it does not contain yet.

@@ -21,6 +21,7 @@ mod agent;
 mod connection;
 mod failure;
 mod files;
+mod host_files;
 mod interior;
 mod lock;
 mod processes;

@@ -21,6 +21,22 @@ pub enum ErrorCode {
     RegionMismatch,
     /// Another volume or snapshot has the slug.
     SlugAlreadyInUse,
+    /// `from` names a base image that this server does not have.
+    UnknownBase,
+    /// The volume or snapshot named as a root holds no system.
+    NotBootable,
+    /// The capacity asked for is less than that of the source, or than the volume has.
+    CapacityBelowBase,
+    /// The object was deleted and its grace period is over: its data is gone.
+    NotRestorable,
+    /// An archive is truncated, or its checksum does not match.
+    ArchiveDamaged,
+    /// An archive holds what is never unpacked: paths that leave it, device nodes.
+    ArchiveRefused,
+    /// No such file or directory on the volume.
+    FileNotFound,
+    /// A snapshot no longer has the content it was made with.
+    SnapshotDamaged,
     /// No such route.
     RouteNotFound,
     /// The route exists, the method does not.
@@ -39,7 +55,7 @@ pub enum ErrorCode {
 
 impl ErrorCode {
     /// Every code, for documentation and tests.
-    pub const ALL: [Self; 15] = [
+    pub const ALL: [Self; 23] = [
         Self::InvalidToken,
         Self::InvalidRequest,
         Self::VolumeNotFound,
@@ -48,6 +64,14 @@ impl ErrorCode {
         Self::VolumeIsMounted,
         Self::RegionMismatch,
         Self::SlugAlreadyInUse,
+        Self::UnknownBase,
+        Self::NotBootable,
+        Self::CapacityBelowBase,
+        Self::NotRestorable,
+        Self::ArchiveDamaged,
+        Self::ArchiveRefused,
+        Self::FileNotFound,
+        Self::SnapshotDamaged,
         Self::RouteNotFound,
         Self::MethodNotAllowed,
         Self::NotSupported,
@@ -69,6 +93,14 @@ impl ErrorCode {
             Self::VolumeIsMounted => "VOLUME_IS_MOUNTED",
             Self::RegionMismatch => "REGION_MISMATCH",
             Self::SlugAlreadyInUse => "SLUG_ALREADY_IN_USE",
+            Self::UnknownBase => "UNKNOWN_BASE",
+            Self::NotBootable => "NOT_BOOTABLE",
+            Self::CapacityBelowBase => "CAPACITY_BELOW_BASE",
+            Self::NotRestorable => "NOT_RESTORABLE",
+            Self::ArchiveDamaged => "ARCHIVE_DAMAGED",
+            Self::ArchiveRefused => "ARCHIVE_REFUSED",
+            Self::FileNotFound => "FILE_NOT_FOUND",
+            Self::SnapshotDamaged => "SNAPSHOT_DAMAGED",
             Self::RouteNotFound => "ROUTE_NOT_FOUND",
             Self::MethodNotAllowed => "METHOD_NOT_ALLOWED",
             Self::NotSupported => "NOT_SUPPORTED",
@@ -83,14 +115,21 @@ impl ErrorCode {
     #[must_use]
     pub const fn status(self) -> u16 {
         match self {
-            Self::InvalidRequest => 400,
+            Self::InvalidRequest | Self::UnknownBase | Self::CapacityBelowBase => 400,
             Self::InvalidToken => 401,
             Self::VolumeNotFound
             | Self::SnapshotNotFound
             | Self::SandboxNotFound
+            | Self::FileNotFound
             | Self::RouteNotFound => 404,
             Self::MethodNotAllowed => 405,
-            Self::VolumeIsMounted | Self::RegionMismatch | Self::SlugAlreadyInUse => 409,
+            Self::VolumeIsMounted
+            | Self::RegionMismatch
+            | Self::SlugAlreadyInUse
+            | Self::NotBootable
+            | Self::SnapshotDamaged => 409,
+            Self::NotRestorable => 410,
+            Self::ArchiveDamaged | Self::ArchiveRefused => 422,
             Self::Internal => 500,
             Self::NotSupported => 501,
             Self::NotReady => 503,

@@ -124,6 +124,67 @@ id_type!(
     VolumeId,
     "vol"
 );
+id_type!(
+    /// A snapshot: `snp_<region>_<20>`.
+    SnapshotId,
+    "snp"
+);
+
+/// A volume or a snapshot: each is an image in a pool.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum ImageId {
+    /// A volume.
+    Volume(VolumeId),
+    /// A snapshot.
+    Snapshot(SnapshotId),
+}
+
+impl ImageId {
+    /// The random part of its id.
+    #[must_use]
+    pub fn suffix(&self) -> &str {
+        match self {
+            Self::Volume(id) => id.suffix(),
+            Self::Snapshot(id) => id.suffix(),
+        }
+    }
+}
+
+impl From<VolumeId> for ImageId {
+    fn from(id: VolumeId) -> Self {
+        Self::Volume(id)
+    }
+}
+
+impl From<SnapshotId> for ImageId {
+    fn from(id: SnapshotId) -> Self {
+        Self::Snapshot(id)
+    }
+}
+
+impl fmt::Display for ImageId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Volume(id) => fmt::Display::fmt(id, f),
+            Self::Snapshot(id) => fmt::Display::fmt(id, f),
+        }
+    }
+}
+
+impl fmt::Debug for ImageId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
+
+impl FromStr for ImageId {
+    type Err = ParseIdError;
+
+    fn from_str(text: &str) -> Result<Self, ParseIdError> {
+        let volume = text.parse().map(Self::Volume);
+        volume.or_else(|_| text.parse().map(Self::Snapshot))
+    }
+}
 
 #[cfg(test)]
 mod tests {

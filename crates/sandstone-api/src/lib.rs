@@ -13,7 +13,12 @@ mod slug;
 
 pub use capacity::{ByteSize, ParseByteSizeError};
 pub use error::{ApiError, ErrorCode};
-pub use id::{ID_ALPHABET, ID_RANDOM_CHARS, IdSuffix, ParseIdError, SandboxId, VolumeId};
-pub use object::{BaseSnapshot, ErrorBody, Sandbox, SandboxStatus, Volume};
+pub use id::{
+    ID_ALPHABET, ID_RANDOM_CHARS, IdSuffix, ImageId, ParseIdError, SandboxId, SnapshotId, VolumeId,
+};
+pub use object::{
+    DirectoryEntry, ErrorBody, ObjectRef, Pool, Sandbox, SandboxStatus, Snapshot, SnapshotDetail,
+    Volume, VolumeDetail,
+};
 pub use region::{ParseRegionError, Region};
 pub use slug::{ParseSlugError, Slug};

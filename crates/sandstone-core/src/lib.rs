@@ -6,18 +6,22 @@
 
 mod ambient;
 mod attachment;
+mod denied;
+mod image;
 mod limits;
 mod mount_path;
 mod sandbox;
-mod volume;
+mod snapshot;
 
 pub use ambient::{Clock, Entropy, Timestamp};
 pub use attachment::{AttachmentEvent, AttachmentState};
+pub use denied::Denied;
+pub use image::{ImageEvent, ImageState};
 pub use limits::{
-    CAPACITY_MAX, CAPACITY_MIN, DELETION_GRACE_MS, LABEL_KEY_MAX_BYTES, LABEL_VALUE_MAX_BYTES,
-    LABELS_MAX, LIFETIME_MAX_MS, Labels, MEMORY_DEFAULT, MEMORY_MAX, MEMORY_MIN, Memory,
-    VOLUMES_PER_SANDBOX_MAX, VolumeCapacity,
+    BOOTABLE_CAPACITY_MIN, CAPACITY_MAX, CAPACITY_MIN, DELETION_GRACE_MS, LABEL_KEY_MAX_BYTES,
+    LABEL_VALUE_MAX_BYTES, LABELS_MAX, LIFETIME_MAX_MS, Labels, MEMORY_DEFAULT, MEMORY_MAX,
+    MEMORY_MIN, Memory, VOLUMES_PER_SANDBOX_MAX, VolumeCapacity,
 };
 pub use mount_path::{MountPath, MountPathError, check_mounts};
 pub use sandbox::{Lifetime, SandboxEvent, SandboxState, StopReason};
-pub use volume::{Denied, VolumeEvent, VolumeState};
+pub use snapshot::{Consistency, Health, Usage};

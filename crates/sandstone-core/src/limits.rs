@@ -8,6 +8,8 @@ use sandstone_api::{ApiError, ByteSize};
 pub const CAPACITY_MIN: ByteSize = ByteSize::new(300_000_000);
 /// Largest volume: 20 GB, as documented by the hosted product.
 pub const CAPACITY_MAX: ByteSize = ByteSize::new(20_000_000_000);
+/// Smallest volume made from a base image: the system takes about 400 MB of it.
+pub const BOOTABLE_CAPACITY_MIN: ByteSize = ByteSize::new(1_000_000_000);
 /// Least memory of a sandbox: 768 MiB (checked by the JavaScript SDK too).
 pub const MEMORY_MIN: ByteSize = ByteSize::mib(768);
 /// Most memory of a sandbox: 4096 MiB (checked by the JavaScript SDK too).

@@ -4,9 +4,12 @@
 //! is a client of one. Nothing here says how a node keeps its promises.
 
 mod agent;
+mod chain;
 mod node;
 
 pub use agent::{AgentClient, AgentError, InboundStream, OutboundStream, StreamError};
+pub use chain::Chain;
 pub use node::{
-    Mount, NodeApi, NodeError, NodeEvent, Readiness, SandboxSpec, VolumeSpec, VolumeUsage,
+    Copied, Images, Measured, Mount, NodeApi, NodeError, NodeEvent, Readiness, Root, SandboxSpec,
+    SnapshotSpec, Space, VolumeSource, VolumeSpec,
 };

@@ -5,8 +5,8 @@ use std::fmt;
 use std::sync::Arc;
 
 use async_trait::async_trait;
-use sandstone_api::{SandboxId, VolumeId};
-use sandstone_core::{Memory, MountPath, VolumeCapacity};
+use sandstone_api::{ImageId, SandboxId, SnapshotId, VolumeId};
+use sandstone_core::{Consistency, Memory, MountPath, Usage, VolumeCapacity};
 use tokio::sync::mpsc;
 
 use crate::AgentClient;
@@ -18,6 +18,69 @@ pub struct VolumeSpec {
     pub id: VolumeId,
     /// Its hard limit.
     pub capacity: VolumeCapacity,
+    /// What it holds at first.
+    pub source: VolumeSource,
+}
+
+/// What a new volume holds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum VolumeSource {
+    /// Nothing.
+    Empty,
+    /// The base image `builtin:debian-13`.
+    Base,
+    /// A copy-on-write copy of a snapshot or a volume, attached or not. Its capacity is at most
+    /// the new one's.
+    Image(ImageId),
+}
+
+/// A snapshot to take.
+#[derive(Debug, Clone, Copy)]
+pub struct SnapshotSpec {
+    /// Its id, which names its image.
+    pub id: SnapshotId,
+    /// The volume, attached or not.
+    pub volume: VolumeId,
+}
+
+/// What was found out when an image was copied.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Copied {
+    /// How its file system was left.
+    pub consistency: Consistency,
+    /// How long writers of the source had to wait, microseconds; 0 when there were none.
+    pub stall_us: u64,
+}
+
+/// What an image occupies, and in how many pieces.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Measured {
+    /// Its sizes.
+    pub usage: Usage,
+    /// Extents on the pool. Cloning costs time by extents.
+    pub extents: u64,
+}
+
+/// The images that a node has, by the random parts of their ids: the region is not on disk.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Images {
+    /// Of volumes.
+    pub volumes: Vec<String>,
+    /// Of snapshots.
+    pub snapshots: Vec<String>,
+}
+
+/// How full the pool is, bytes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Space {
+    /// All of it.
+    pub total: u64,
+    /// What can still be written.
+    pub free: u64,
+    /// Below this much free, nothing new is begun.
+    pub low: u64,
+    /// Below this much free, sandboxes' writes are held up until there is room again.
+    pub critical: u64,
 }
 
 /// A sandbox to start.
@@ -27,28 +90,32 @@ pub struct SandboxSpec {
     pub id: SandboxId,
     /// Memory limit.
     pub memory: Memory,
+    /// What its `/` is.
+    pub root: Root,
     /// Volumes, a parent path before what lies below it.
     pub mounts: Vec<Mount>,
     /// Variables for every process in it.
     pub environment: BTreeMap<String, String>,
 }
 
-/// A volume mounted in a sandbox.
-#[derive(Debug, Clone)]
-pub struct Mount {
-    /// The volume.
-    pub volume: VolumeId,
-    /// Where.
-    pub path: MountPath,
+/// The root of a sandbox.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Root {
+    /// The base image, under a writable layer that ends with the sandbox.
+    Base,
+    /// A snapshot, under a writable layer that ends with the sandbox.
+    Snapshot(SnapshotId),
+    /// A volume, read-write.
+    Volume(VolumeId),
 }
 
-/// What a volume occupies.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct VolumeUsage {
-    /// Bytes that only this volume occupies.
-    pub allocated: u64,
-    /// Bytes that a full copy would occupy.
-    pub flattened: u64,
+/// An image mounted in a sandbox: a volume read-write, a snapshot read-only.
+#[derive(Debug, Clone)]
+pub struct Mount {
+    /// The image.
+    pub image: ImageId,
+    /// Where.
+    pub path: MountPath,
 }
 
 /// Whether sandboxes can be created.
@@ -66,8 +133,6 @@ pub enum NodeEvent {
     /// A sandbox's first process has ended. Its volumes are still to be released with
     /// [`NodeApi::stop_sandbox`].
     SandboxExited(SandboxId),
-    /// A volume's usage was measured.
-    VolumeMeasured(VolumeId, VolumeUsage),
 }
 
 /// A promise the node could not keep.
@@ -82,6 +147,12 @@ pub enum NodeError {
     /// There is no room.
     #[error("the pool is full: {0}")]
     PoolFull(String),
+    /// A sandbox uses the image.
+    #[error("{0} is in use")]
+    InUse(ImageId),
+    /// There is no such image here.
+    #[error("there is no image of {0} on this node")]
+    NoSuchImage(ImageId),
     /// A step did not end within its bound.
     #[error("{step} took longer than {limit_ms} ms")]
     TimedOut {
@@ -110,14 +181,37 @@ pub trait NodeApi: fmt::Debug + Send + Sync {
     /// Whether [`NodeApi::start_sandbox`] can work now.
     async fn readiness(&self) -> Readiness;
 
-    /// Makes a volume's image, durably. Repeating it on an existing image changes nothing.
-    async fn create_volume(&self, spec: &VolumeSpec) -> Result<(), NodeError>;
+    /// Makes a volume's image, durably. Repeating it on an existing image changes nothing. Returns
+    /// what is known of the copy, if it is one.
+    async fn create_volume(&self, spec: &VolumeSpec) -> Result<Option<Copied>, NodeError>;
 
-    /// Removes a volume's image. Fine when there is none. Refused while it is attached.
-    async fn remove_volume(&self, id: VolumeId) -> Result<(), NodeError>;
+    /// Enlarges an unattached volume. Fine when it has that capacity already.
+    /// [`NodeError::InUse`] while it is attached.
+    async fn grow_volume(&self, id: VolumeId, capacity: VolumeCapacity) -> Result<(), NodeError>;
 
-    /// Measures what a volume occupies now.
-    async fn measure_volume(&self, id: VolumeId) -> Result<VolumeUsage, NodeError>;
+    /// Makes a snapshot's image, durably. If there is one already, nothing is taken again.
+    /// The sandbox that holds the volume goes on; its writes wait for a moment.
+    async fn create_snapshot(&self, spec: &SnapshotSpec) -> Result<Copied, NodeError>;
+
+    /// Removes an image. Fine when there is none. [`NodeError::InUse`] while a sandbox uses it.
+    async fn remove_image(&self, image: ImageId) -> Result<(), NodeError>;
+
+    /// Measures what an image occupies now.
+    async fn measure(&self, image: ImageId) -> Result<Measured, NodeError>;
+
+    /// Reads all of a snapshot from the disk and returns the checksum of its content: the same
+    /// for the same content, packed or not. Takes about a second for a gigabyte.
+    async fn checksum_snapshot(&self, id: SnapshotId) -> Result<String, NodeError>;
+
+    /// Rewrites a snapshot's image in as few extents as possible. Those who use it do not notice.
+    /// Returns what it occupies then.
+    async fn pack_snapshot(&self, id: SnapshotId) -> Result<Measured, NodeError>;
+
+    /// The images of volumes and snapshots that this node has.
+    async fn images(&self) -> Result<Images, NodeError>;
+
+    /// How full the pool is.
+    async fn space(&self) -> Result<Space, NodeError>;
 
     /// Starts a sandbox; returns when its agent has answered. On an error nothing is left of it.
     async fn start_sandbox(&self, spec: &SandboxSpec) -> Result<(), NodeError>;

@@ -6,13 +6,17 @@
 //! order of steps, and finding its sandboxes again after a restart:
 //!
 //! ```text
-//! start: record written → volumes attached ─┐
-//!        warm sandbox (or a new one) ───────┴→ runtime starts the agent → configured → answers
+//! start: record written → images mounted → record says which volumes were attached ─┐
+//!        warm sandbox (or a new one) ────────────────────────────────────────────────┴→ runtime
+//!        starts the agent → configured → answers
 //! stop:  runtime kills → volumes released, flushed → scratch removed → record removed
 //! ```
 //!
 //! The record comes first and goes last, so whatever a crash leaves is named by a record, and
 //! [`stop_sandbox`](sandstone_node_api::NodeApi::stop_sandbox) finishes it.
+//!
+//! The node also watches the pool's room: when there is little, nothing new begins, and before
+//! there is none, writers wait.
 
 mod agent_binary;
 mod guest_trust;

@@ -10,23 +10,54 @@ use std::path::{Path, PathBuf};
 use sandstone_api::{SandboxId, VolumeId};
 use serde::{Deserialize, Serialize};
 
-/// Version of the file format.
-const VERSION: u32 = 1;
+/// Version of the file format. Version 1 named volumes and did not say whether they were attached.
+const VERSION: u32 = 2;
 
 /// One sandbox's record.
 #[derive(Debug, Clone)]
 pub(crate) struct Record {
     pub(crate) id: SandboxId,
-    pub(crate) volumes: Vec<VolumeId>,
-    /// Name of its writable layer in the pool.
-    pub(crate) scratch: String,
+    pub(crate) volumes: Vec<RecordedVolume>,
+    /// Name of its writable layer in the pool, if it has one.
+    pub(crate) scratch: Option<String>,
+}
+
+/// A volume that a sandbox was started with.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct RecordedVolume {
+    pub(crate) id: VolumeId,
+    /// Whether it was attached. Until then another sandbox may hold it.
+    pub(crate) attached: bool,
+}
+
+#[derive(Serialize)]
+struct OnDisk<'a> {
+    version: u32,
+    volumes: Vec<VolumeOnDisk>,
+    scratch: Option<&'a str>,
 }
 
 #[derive(Serialize, Deserialize)]
-struct OnDisk {
+struct VolumeOnDisk {
+    id: String,
+    attached: bool,
+}
+
+#[derive(Deserialize)]
+struct Version {
     version: u32,
+}
+
+#[derive(Deserialize)]
+struct Version1 {
     volumes: Vec<String>,
     scratch: String,
+}
+
+#[derive(Deserialize)]
+struct Version2 {
+    volumes: Vec<VolumeOnDisk>,
+    scratch: Option<String>,
 }
 
 /// The directory of records.
@@ -52,8 +83,15 @@ impl Records {
     pub(crate) fn write(&self, record: &Record) -> io::Result<()> {
         let on_disk = OnDisk {
             version: VERSION,
-            volumes: record.volumes.iter().map(ToString::to_string).collect(),
-            scratch: record.scratch.clone(),
+            volumes: record
+                .volumes
+                .iter()
+                .map(|volume| VolumeOnDisk {
+                    id: volume.id.to_string(),
+                    attached: volume.attached,
+                })
+                .collect(),
+            scratch: record.scratch.as_deref(),
         };
         let temporary = self.directory.join(format!("{}.new", record.id));
         fs::write(&temporary, serde_json::to_vec(&on_disk)?)?;
@@ -67,22 +105,40 @@ impl Records {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
             Err(error) => return Err(error),
         };
-        let on_disk: OnDisk = serde_json::from_slice(&bytes)?;
-        if on_disk.version != VERSION {
-            return Err(io::Error::other(format!(
-                "the record of {id} has version {}, this program knows {VERSION}",
-                on_disk.version
-            )));
-        }
-        let volumes = on_disk
-            .volumes
-            .iter()
-            .map(|volume| volume.parse().map_err(io::Error::other))
-            .collect::<Result<_, _>>()?;
+        let Version { version } = serde_json::from_slice(&bytes)?;
+        let (volumes, scratch) = match version {
+            1 => {
+                let old: Version1 = serde_json::from_slice(&bytes)?;
+                let volumes = old
+                    .volumes
+                    .into_iter()
+                    .map(|id| VolumeOnDisk { id, attached: true })
+                    .collect();
+                (volumes, Some(old.scratch))
+            }
+            VERSION => {
+                let record: Version2 = serde_json::from_slice(&bytes)?;
+                (record.volumes, record.scratch)
+            }
+            other => {
+                return Err(io::Error::other(format!(
+                    "the record of {id} has version {other}, this program knows {VERSION}"
+                )));
+            }
+        };
+        let volumes = volumes
+            .into_iter()
+            .map(|volume| {
+                Ok(RecordedVolume {
+                    id: volume.id.parse().map_err(io::Error::other)?,
+                    attached: volume.attached,
+                })
+            })
+            .collect::<io::Result<_>>()?;
         Ok(Some(Record {
             id,
             volumes,
-            scratch: on_disk.scratch,
+            scratch,
         }))
     }
 
@@ -116,28 +172,58 @@ mod tests {
     use super::*;
     use sandstone_api::IdSuffix;
 
+    fn ids() -> (SandboxId, VolumeId, VolumeId) {
+        let region = "ord".parse().unwrap();
+        let suffix = |byte| IdSuffix::from_random([byte; 20]);
+        (
+            SandboxId::new(region, suffix(1)),
+            VolumeId::new(region, suffix(2)),
+            VolumeId::new(region, suffix(3)),
+        )
+    }
+
     #[test]
     fn records_survive_and_vanish() {
         let directory = tempfile::tempdir().unwrap();
         let records = Records::open(directory.path()).unwrap();
-        let region = "ord".parse().unwrap();
-        let id = SandboxId::new(region, IdSuffix::from_random([1; 20]));
-        let volume = VolumeId::new(region, IdSuffix::from_random([2; 20]));
+        let (id, first, second) = ids();
         assert!(records.read(id).unwrap().is_none());
-        let record = Record {
-            id,
-            volumes: vec![volume],
-            scratch: "abc".into(),
-        };
-        records.write(&record).unwrap();
-        let read = records.read(id).unwrap().unwrap();
-        assert_eq!(
-            (read.volumes, read.scratch),
-            (vec![volume], "abc".to_owned())
-        );
+        for scratch in [Some("abc".to_owned()), None] {
+            let record = Record {
+                id,
+                volumes: [(first, true), (second, false)]
+                    .map(|(id, attached)| RecordedVolume { id, attached })
+                    .to_vec(),
+                scratch,
+            };
+            records.write(&record).unwrap();
+            let read = records.read(id).unwrap().unwrap();
+            assert_eq!(
+                (read.volumes, read.scratch),
+                (record.volumes, record.scratch)
+            );
+        }
         assert_eq!(records.ids().unwrap(), [id]);
         records.remove(id).unwrap();
         records.remove(id).unwrap();
         assert!(records.ids().unwrap().is_empty());
+    }
+
+    #[test]
+    fn a_record_of_version_1_is_read_and_an_unknown_one_is_not() {
+        let directory = tempfile::tempdir().unwrap();
+        let records = Records::open(directory.path()).unwrap();
+        let (id, volume, _) = ids();
+        let old = format!(r#"{{"version":1,"volumes":["{volume}"],"scratch":"abc"}}"#);
+        fs::write(records.path(id), &old).unwrap();
+        let read = records.read(id).unwrap().unwrap();
+        let attached = RecordedVolume {
+            id: volume,
+            attached: true,
+        };
+        assert_eq!(read.volumes, [attached]);
+        assert_eq!(read.scratch.as_deref(), Some("abc"));
+        fs::write(records.path(id), old.replace(":1,", ":3,")).unwrap();
+        assert!(records.read(id).is_err());
     }
 }

@@ -168,6 +168,20 @@ impl Cgroups {
         }
     }
 
+    /// Bytes of files that the instance's sandboxes changed in memory and that are not on a disk.
+    pub(crate) fn unwritten(&self) -> Result<u64, Error> {
+        let (root, keys) = match &self.layout {
+            Layout::V1 { memory, .. } => (memory, ["total_dirty", "total_writeback"]),
+            Layout::V2 { root } => (root, ["file_dirty", "file_writeback"]),
+        };
+        let path = root
+            .join("sandstone")
+            .join(&self.instance)
+            .join("memory.stat");
+        let text = fs::read_to_string(&path).step(|| format!("read {}", path.display()))?;
+        Ok(sum_of(&text, &keys))
+    }
+
     /// Sees to it that the processes of a slot can die: frozen ones do not. In version 2 this
     /// kills them too.
     pub(crate) fn begin_kill(&self, slot: Slot) -> Result<(), Error> {
@@ -391,8 +405,24 @@ fn remove_empty(dir: &Path) -> Result<(), Error> {
     }
 }
 
+/// The sum of these entries of a `memory.stat`.
+fn sum_of(text: &str, keys: &[&str]) -> u64 {
+    text.lines()
+        .filter_map(|line| line.split_once(' '))
+        .filter(|(key, _)| keys.contains(key))
+        .filter_map(|(_, value)| value.parse::<u64>().ok())
+        .fold(0, u64::saturating_add)
+}
+
 #[cfg(test)]
 mod tests {
+    #[test]
+    fn only_the_named_entries_count() {
+        let text = "dirty 1\ntotal_dirty 4096\ntotal_writeback 8192\nfile_dirty x\n";
+        assert_eq!(sum_of(text, &["total_dirty", "total_writeback"]), 12288);
+        assert_eq!(sum_of(text, &["file_dirty"]), 0);
+    }
+
     use super::*;
 
     const V1: &str = "\

@@ -17,10 +17,10 @@ use serde::{Deserialize, Serialize};
 /// Largest message. The seccomp program is the largest part, about 6 KiB.
 const MESSAGE_MAX_BYTES: usize = 64 << 10;
 
-/// Most descriptors in a message: the volumes and six more.
-const FDS_MAX: usize = MOUNTS_MAX + 6;
+/// Most descriptors in a message: the mounts and five more.
+const FDS_MAX: usize = MOUNTS_MAX + 5;
 
-/// Most volumes of a sandbox.
+/// Most mounts of a sandbox, its root not counted.
 pub(crate) const MOUNTS_MAX: usize = 64;
 
 /// Server to shim, first message. Descriptors: the cgroup's directory (v2), or its
@@ -49,15 +49,41 @@ pub(crate) struct Link {
     pub(crate) sandbox: Ipv4Addr,
 }
 
-/// Server to shim, second message. Descriptors: base, scratch, socket, ready pipe, agent, and
+/// Server to shim, second message. Descriptors: those of the root, socket, ready pipe, agent, and
 /// then one detached mount for each of `mounts`.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub(crate) struct Start {
     pub(crate) hostname: String,
     /// The sandbox's memory limit.
     pub(crate) memory_bytes: u64,
-    /// Where the volumes go.
-    pub(crate) mounts: Vec<String>,
+    pub(crate) root: Root,
+    pub(crate) mounts: Vec<Place>,
+}
+
+/// How the root comes: the first descriptors.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) enum Root {
+    /// Base and scratch.
+    Layers,
+    /// One tree.
+    Whole,
+}
+
+impl Root {
+    /// How many descriptors are its.
+    pub(crate) fn descriptors(self) -> usize {
+        match self {
+            Self::Layers => 2,
+            Self::Whole => 1,
+        }
+    }
+}
+
+/// Where a mount goes.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(crate) struct Place {
+    pub(crate) path: String,
+    pub(crate) read_only: bool,
 }
 
 /// Shim to child. Each message is expected at one point only.
@@ -67,7 +93,7 @@ pub(crate) enum Order {
     Go,
     /// `eth0` is there.
     Linked(Link),
-    /// Descriptors: root, socket, ready pipe, agent, and the volumes.
+    /// Descriptors: root, socket, ready pipe, agent, and the mounts.
     Start(Start),
 }
 

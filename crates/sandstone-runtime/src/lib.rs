@@ -37,5 +37,5 @@ mod sys;
 
 pub use config::{Agent, RuntimeConfig, Shim};
 pub use error::Error;
-pub use runtime::{Prepared, Running, Runtime, StartSpec};
+pub use runtime::{MountSpec, Prepared, RootTree, Running, Runtime, StartSpec};
 pub use shim::shim_main;

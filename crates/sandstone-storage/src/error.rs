@@ -60,6 +60,25 @@ pub enum StorageError {
         /// The size asked for, bytes.
         wanted: u64,
     },
+    /// The pool has no room left; what was being done.
+    #[error("the pool is full: {0}")]
+    Full(String),
+    /// An image does not become smaller, nor does its copy.
+    #[error("{name} has {existing} bytes, more than {wanted}")]
+    Smaller {
+        /// The image.
+        name: String,
+        /// Its size, bytes.
+        existing: u64,
+        /// The size asked for, bytes.
+        wanted: u64,
+    },
+    /// It was told to end early: [`Pool::interrupt`](crate::Pool::interrupt).
+    #[error("interrupted: the pool is about to be closed")]
+    Interrupted,
+    /// A copy of it does not have its content when it is read back.
+    #[error("a copy of {0} differs from it: the disk does not keep what is written")]
+    OtherContent(String),
     /// Not a name that a file may be called by.
     #[error("{0:?} is not a name: 1 to 64 of a-z, 0-9 and -, not starting with -")]
     Name(String),
@@ -90,17 +109,28 @@ impl StorageError {
     /// Wraps a failed call.
     pub(crate) fn io(step: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Self {
         let path = path.to_owned();
-        move |source| Self::Io { step, path, source }
+        move |source| {
+            if source.kind() == io::ErrorKind::StorageFull {
+                Self::Full(format!("{step} {}", path.display()))
+            } else {
+                Self::Io { step, path, source }
+            }
+        }
+    }
+
+    /// Wraps a failed call that ends early, with [`io::ErrorKind::Interrupted`], if it is told to.
+    pub(crate) fn interruptible(step: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Self {
+        let wrap = Self::io(step, path);
+        move |source| match source.kind() {
+            io::ErrorKind::Interrupted => Self::Interrupted,
+            _ => wrap(source),
+        }
     }
 
     /// Wraps a failed call that reports an errno.
     pub(crate) fn sys(step: &'static str, path: &Path) -> impl FnOnce(rustix::io::Errno) -> Self {
-        let path = path.to_owned();
-        move |errno| Self::Io {
-            step,
-            path,
-            source: errno.into(),
-        }
+        let wrap = Self::io(step, path);
+        move |errno| wrap(errno.into())
     }
 }
 

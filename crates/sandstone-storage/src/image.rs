@@ -1,8 +1,8 @@
 //! Image files: made whole or not at all, locked by their one writer, waited for.
 
-use std::fs::{self, File};
+use std::fs::{self, File, Permissions};
 use std::io;
-use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread;
@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 
 use rustix::fs::{CWD, FlockOperation, RenameFlags, flock, ioctl_ficlone, renameat_with};
 use rustix::io::Errno;
+use sandstone_crash::{self as crash, Point};
 
 use crate::error::{Result, StorageError};
 use crate::sys::{extent_hint, loop_device};
@@ -22,9 +23,10 @@ const EXTENT_HINT_BYTES: u32 = 1 << 20;
 const UNFINISHED_PREFIX: &str = ".";
 const UNFINISHED_SUFFIX: &str = ".new";
 
-/// How long a lock may stay taken without a loop device to show for it: another thread is making
-/// or removing the image, or the kernel is closing it.
-const LOCK_LIMIT: Duration = Duration::from_secs(2);
+/// How long a lock may stay taken without a loop device to show for it: another thread is
+/// making, copying, enlarging or removing the image, or the kernel is closing it. Copying takes
+/// longest: 2 s for 100,000 extents.
+const LOCK_LIMIT: Duration = Duration::from_secs(10);
 
 /// First and longest pause between two looks at a device.
 const POLL_MIN: Duration = Duration::from_millis(1);
@@ -86,12 +88,56 @@ impl Unfinished {
             .map_err(StorageError::io("sizing", &self.path))
     }
 
+    /// Makes it share all of `source`'s data, as of one instant, and takes over its size.
+    pub(crate) fn clone_of(&self, source: &File) -> Result<()> {
+        clone(source, &self.file, &self.path)
+    }
+
+    /// The start of another file that is to become the same image.
+    pub(crate) fn draft(&self) -> Result<Self> {
+        Self::create(&self.target)
+    }
+
+    /// Lets nobody write to it any more, not even by mistake.
+    pub(crate) fn seal(&self) -> Result<()> {
+        self.file
+            .set_permissions(Permissions::from_mode(0o400))
+            .map_err(StorageError::io("sealing", &self.path))
+    }
+
     /// Gives the finished image its name, durably. If another has that name by now, that one
     /// stays.
     pub(crate) fn publish(self) -> Result<()> {
+        self.flush()?;
+        self.name()
+    }
+
+    /// [`Unfinished::publish`], for volumes and snapshots.
+    pub(crate) fn publish_image(self) -> Result<()> {
+        self.flush()?;
+        crash::at(Point::ImageWritten);
+        self.name()?;
+        crash::at(Point::ImagePublished);
+        Ok(())
+    }
+
+    /// Puts the finished image in the place of the one that has its name, durably. Whoever has
+    /// that one open keeps it.
+    pub(crate) fn replace(self) -> Result<()> {
+        self.flush()?;
+        // Exchanged, because what was removed meanwhile must not come back.
+        renameat_with(CWD, &self.path, CWD, &self.target, RenameFlags::EXCHANGE)
+            .map_err(StorageError::sys("replacing", &self.target))?;
+        sync_directory(&self.target)
+    }
+
+    fn flush(&self) -> Result<()> {
         self.file
             .sync_all()
-            .map_err(StorageError::io("flushing", &self.path))?;
+            .map_err(StorageError::io("flushing", &self.path))
+    }
+
+    fn name(&self) -> Result<()> {
         match renameat_with(CWD, &self.path, CWD, &self.target, RenameFlags::NOREPLACE) {
             Ok(()) | Err(Errno::EXIST) => sync_directory(&self.target),
             Err(error) => Err(StorageError::sys("naming", &self.target)(error)),
@@ -101,7 +147,8 @@ impl Unfinished {
 
 impl Drop for Unfinished {
     fn drop(&mut self) {
-        // Gone when it was published; otherwise the next sweep tries again.
+        // Gone when it was published, the old one when it replaced one. Otherwise the next sweep
+        // tries again.
         let _ = fs::remove_file(&self.path);
     }
 }
@@ -144,9 +191,14 @@ pub(crate) fn create(path: &Path) -> Result<File> {
 }
 
 /// Makes `target` share all of `source`'s data.
-pub(crate) fn clone(source: &Path, target: &File, target_path: &Path) -> Result<()> {
-    let source_file = File::open(source).map_err(StorageError::io("opening", source))?;
-    ioctl_ficlone(target, &source_file).map_err(StorageError::sys("cloning to", target_path))
+pub(crate) fn clone(source: &File, target: &File, target_path: &Path) -> Result<()> {
+    ioctl_ficlone(target, source).map_err(StorageError::sys("cloning to", target_path))
+}
+
+/// The size of an open image, bytes.
+pub(crate) fn length(file: &File, path: &Path) -> Result<u64> {
+    let metadata = file.metadata();
+    Ok(metadata.map_err(StorageError::io("measuring", path))?.len())
 }
 
 /// Opens an image to write to it, alone on this host: locked, and behind no loop device. The lock
@@ -305,9 +357,17 @@ mod tests {
         first.set_len(1).unwrap();
         second.set_len(2).unwrap();
         assert!(names(directory.path()).unwrap().is_empty());
+        assert!(
+            second.draft().unwrap().replace().is_err(),
+            "there is none yet"
+        );
         first.publish().unwrap();
+        let third = second.draft().unwrap();
         second.publish().unwrap();
         assert_eq!(fs::metadata(&target).unwrap().len(), 1);
+        third.set_len(3).unwrap();
+        third.replace().unwrap();
+        assert_eq!(fs::metadata(&target).unwrap().len(), 3);
         drop(Unfinished::create(&target).unwrap());
         assert_eq!(names(directory.path()).unwrap(), ["a"]);
         assert_eq!(fs::read_dir(directory.path()).unwrap().count(), 1);

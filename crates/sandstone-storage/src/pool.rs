@@ -2,17 +2,20 @@
 
 use std::collections::HashMap;
 use std::fs::{self, Permissions};
-use std::os::fd::OwnedFd;
 use std::os::unix::fs::{PermissionsExt, chown};
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use rustix::fs::statvfs;
 
+use crate::copy::FREEZE_LIMIT;
 use crate::error::{Result, StorageError};
-use crate::sys::loop_device::{self, LoopDevice};
+use crate::freeze::Freezer;
+use crate::shared_tree::SharedTree;
+use crate::sys::loop_device;
 use crate::{file_backed, image};
 
 /// How long devices of ended sandboxes may take to clear themselves before the pool counts as in
@@ -23,7 +26,7 @@ const IDLE_LIMIT: Duration = Duration::from_secs(5);
 const APP: u32 = 1000;
 
 /// The directories of images.
-const IMAGE_DIRECTORIES: [&str; 4] = ["volumes", "scratch", "bases", "skeleton"];
+const IMAGE_DIRECTORIES: [&str; 5] = ["volumes", "snapshots", "scratch", "bases", "skeleton"];
 
 /// Where the pool is.
 #[derive(Debug, Clone)]
@@ -59,15 +62,15 @@ pub struct Space {
 pub struct Pool {
     dir: PathBuf,
     backing: Backing,
+    /// Held while a template is made.
     templates: Mutex<()>,
-    bases: Mutex<HashMap<String, Base>>,
-}
-
-/// A base in use: its device, and a mount that keeps its file system and cache between sandboxes.
-#[derive(Debug)]
-pub(crate) struct Base {
-    pub(crate) device: LoopDevice,
-    pub(crate) _mount: OwnedFd,
+    /// Held while a snapshot is packed.
+    pub(crate) packing: Mutex<()>,
+    /// By the paths of their images.
+    trees: Mutex<HashMap<PathBuf, SharedTree>>,
+    freezer: Freezer,
+    pub(crate) freeze_limit: Duration,
+    pub(crate) interrupted: AtomicBool,
 }
 
 impl Pool {
@@ -96,7 +99,11 @@ impl Pool {
             dir,
             backing,
             templates: Mutex::default(),
-            bases: Mutex::default(),
+            packing: Mutex::default(),
+            trees: Mutex::default(),
+            freezer: Freezer::default(),
+            freeze_limit: FREEZE_LIMIT,
+            interrupted: AtomicBool::new(false),
         };
         pool.lay_out()?;
         pool.sweep_temporaries()?;
@@ -110,8 +117,8 @@ impl Pool {
     /// [`StorageError::InUse`] while images are attached, or processes have files open in it;
     /// then it is still open.
     pub fn close(&self) -> Result<()> {
-        lock(&self.bases).clear();
-        // The last mount of a base ends a moment after its last sandbox.
+        self.trees().clear();
+        // The last mount of a tree ends a moment after its last sandbox.
         let start = Instant::now();
         loop {
             let attached = self.attached()?;
@@ -158,6 +165,11 @@ impl Pool {
         Ok(())
     }
 
+    /// Makes checksums and packing end soon, for good: before the pool is closed.
+    pub fn interrupt(&self) {
+        self.interrupted.store(true, Ordering::Relaxed);
+    }
+
     pub(crate) fn dir(&self) -> &Path {
         &self.dir
     }
@@ -172,8 +184,12 @@ impl Pool {
         lock(&self.templates)
     }
 
-    pub(crate) fn bases(&self) -> MutexGuard<'_, HashMap<String, Base>> {
-        lock(&self.bases)
+    pub(crate) fn trees(&self) -> MutexGuard<'_, HashMap<PathBuf, SharedTree>> {
+        lock(&self.trees)
+    }
+
+    pub(crate) fn freezer(&self) -> &Freezer {
+        &self.freezer
     }
 
     /// The images in this pool that loop devices have open.
@@ -205,6 +221,7 @@ impl Pool {
     }
 }
 
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+/// Locks what a panic elsewhere cannot leave half-done.
+pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

@@ -16,16 +16,28 @@ const TIME_LIMIT: Duration = Duration::from_secs(120);
 /// How much of the program's words an error repeats.
 const OUTPUT_MAX_CHARS: usize = 500;
 
-/// Runs a program to its end.
+/// What the programs print when the file system of their image is full.
+const FULL: &str = "No space left on device";
+
+/// Runs a program that has to succeed to its end.
 pub(crate) fn run<I, S>(program: &str, arguments: I) -> Result<()>
 where
     I: IntoIterator<Item = S>,
     S: AsRef<OsStr>,
 {
-    run_within(program, arguments, TIME_LIMIT)
+    run_within(program, arguments, 0, TIME_LIMIT)
 }
 
-fn run_within<I, S>(program: &str, arguments: I, limit: Duration) -> Result<()>
+/// Runs a program to its end. It succeeds with exit codes up to `code_max`.
+pub(crate) fn run_accepting<I, S>(program: &str, arguments: I, code_max: i32) -> Result<()>
+where
+    I: IntoIterator<Item = S>,
+    S: AsRef<OsStr>,
+{
+    run_within(program, arguments, code_max, TIME_LIMIT)
+}
+
+fn run_within<I, S>(program: &str, arguments: I, code_max: i32, limit: Duration) -> Result<()>
 where
     I: IntoIterator<Item = S>,
     S: AsRef<OsStr>,
@@ -38,14 +50,23 @@ where
     let mut child = Command::new(program)
         .args(arguments)
         .env("PATH", "/usr/sbin:/usr/bin:/sbin:/bin")
+        // Their words are looked at.
+        .env("LC_ALL", "C")
         .stdin(Stdio::null())
         .stdout(Stdio::null())
         .stderr(Stdio::piped())
         .spawn()
         .map_err(|error| failed("not started".to_owned(), error.to_string()))?;
     match wait(&mut child, limit) {
-        Ok(Some(status)) if status.success() => Ok(()),
-        Ok(Some(status)) => Err(failed(status.to_string(), last_words(&mut child))),
+        Ok(Some(status)) if status.code().is_some_and(|code| code <= code_max) => Ok(()),
+        Ok(Some(status)) => {
+            let output = last_words(&mut child);
+            if output.contains(FULL) {
+                Err(StorageError::Full(format!("{program}: {output}")))
+            } else {
+                Err(failed(status.to_string(), output))
+            }
+        }
         Ok(None) => {
             // It may have ended by itself just now; then there is nothing to kill.
             let _ = child.kill();
@@ -106,10 +127,19 @@ mod tests {
     }
 
     #[test]
+    fn some_failures_are_none_and_some_mean_that_the_pool_is_full() {
+        run_accepting("sh", ["-c", "exit 2"], 2).unwrap();
+        run_accepting("sh", ["-c", "exit 3"], 2).unwrap_err();
+        run_accepting("sh", ["-c", "kill -9 $$"], 2).unwrap_err();
+        let full = run("sh", ["-c", "cat /proc/self/status > /dev/full"]).unwrap_err();
+        assert!(matches!(full, StorageError::Full(_)), "{full}");
+    }
+
+    #[test]
     fn time_is_bounded() {
-        let error = run_within("sleep", ["30"], Duration::from_millis(50)).unwrap_err();
+        let error = run_within("sleep", ["30"], 0, Duration::from_millis(50)).unwrap_err();
         assert!(error.to_string().contains("not done"), "{error}");
-        run_within("true", [""; 0], Duration::from_secs(30)).unwrap();
+        run_within("true", [""; 0], 0, Duration::from_secs(30)).unwrap();
     }
 
     #[test]

@@ -1,30 +1,42 @@
 //! Attachments: which sandbox holds which volume, under which token.
 
 use sandstone_api::{SandboxId, VolumeId};
-use sandstone_core::{
-    AttachmentEvent, AttachmentState, Denied, MountPath, MountPathError, Timestamp,
-};
+use sandstone_core::{AttachmentEvent, AttachmentState, Denied, MountPath, Timestamp};
 use sqlx::SqliteConnection;
 use sqlx::sqlite::SqliteRow;
 
 use crate::StoreError;
 use crate::error::Step;
-use crate::row::{Columns, unreadable};
+use crate::row::Columns;
 use crate::volume::next_attach_token;
 
 /// One volume held, or once held, by one sandbox.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Attachment {
-    /// The volume.
-    pub volume: VolumeId,
+pub(crate) struct Attachment {
+    pub(crate) volume: VolumeId,
     /// Larger than the token of every earlier attachment of the volume.
-    pub token: i64,
-    /// The sandbox.
-    pub sandbox: SandboxId,
-    /// Where it is mounted.
-    pub path: MountPath,
-    /// Where in its life it is.
-    pub state: AttachmentState,
+    pub(crate) token: i64,
+    pub(crate) sandbox: SandboxId,
+    pub(crate) state: AttachmentState,
+}
+
+/// What a volume is in a sandbox.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Place {
+    /// The root file system.
+    Root,
+    /// Mounted below it.
+    At(MountPath),
+}
+
+impl Place {
+    /// The text in the database. No [`MountPath`] is `/`.
+    pub(crate) fn as_str(&self) -> &str {
+        match self {
+            Self::Root => "/",
+            Self::At(path) => path.as_str(),
+        }
+    }
 }
 
 impl Attachment {
@@ -39,7 +51,7 @@ pub(crate) async fn reserve(
     connection: &mut SqliteConnection,
     volume: VolumeId,
     sandbox: SandboxId,
-    path: &MountPath,
+    place: &Place,
     now: Timestamp,
 ) -> Result<(), StoreError> {
     let token = next_attach_token(connection, volume).await?;
@@ -50,7 +62,7 @@ pub(crate) async fn reserve(
     .bind(volume.to_string())
     .bind(token)
     .bind(sandbox.to_string())
-    .bind(path.as_str())
+    .bind(place.as_str())
     .bind(AttachmentState::Attaching.as_str())
     .bind(now.as_millis())
     .execute(connection)
@@ -119,12 +131,10 @@ pub(crate) async fn transition_all(
 
 fn attachment(row: &SqliteRow) -> Result<Attachment, StoreError> {
     let row = Columns(row);
-    let path = row.text("path")?;
     Ok(Attachment {
         volume: row.parsed("volume")?,
         token: row.number("token")?,
         sandbox: row.parsed("sandbox")?,
-        path: MountPath::parse(&path).map_err(|_: MountPathError| unreadable("path", path))?,
         state: row.one_of("state", AttachmentState::from_text)?,
     })
 }

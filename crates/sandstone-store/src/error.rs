@@ -1,12 +1,12 @@
 //! Why an intent was refused or failed.
 
-use sandstone_api::{Region, SandboxId, Slug, VolumeId};
+use sandstone_api::{ByteSize, ImageId, Region, SandboxId, Slug, SnapshotId, VolumeId};
 use sandstone_core::Denied;
 
 /// An intent was refused, or the database failed. Either way nothing has changed.
 #[derive(Debug, thiserror::Error)]
 pub enum StoreError {
-    /// A volume that is not deleted has the slug.
+    /// A volume or snapshot that is not deleted has the slug.
     #[error("the slug {0} is taken")]
     SlugTaken(Slug),
     /// No visible volume of the organisation has this id or slug.
@@ -14,6 +14,62 @@ pub enum StoreError {
     VolumeNotFound {
         /// As it was asked for.
         name: String,
+    },
+    /// No visible snapshot of the organisation has this id or slug.
+    #[error("no snapshot {name}")]
+    SnapshotNotFound {
+        /// As it was asked for.
+        name: String,
+    },
+    /// No visible volume or snapshot of the organisation has this id or slug.
+    #[error("no volume or snapshot {name}")]
+    RootNotFound {
+        /// As it was asked for.
+        name: String,
+    },
+    /// The volume or snapshot asked for as a root holds no system.
+    #[error("{name} is not bootable")]
+    NotBootable {
+        /// Its name.
+        name: Slug,
+        /// Its id.
+        id: ImageId,
+    },
+    /// The capacity asked for is less than what must fit in.
+    #[error("{asked} is less than the {least} of {source_name}")]
+    CapacityBelowSource {
+        /// The capacity asked for.
+        asked: ByteSize,
+        /// The least that will do.
+        least: ByteSize,
+        /// What needs so much: the slug of a source or of the volume itself, or what kind of
+        /// source it is.
+        source_name: String,
+    },
+    /// A volume that is no copy needs a capacity.
+    #[error("no capacity")]
+    CapacityMissing,
+    /// It was deleted, and it is too late to restore it.
+    #[error("{name} cannot be restored any more")]
+    NotRestorable {
+        /// As it was asked for.
+        name: String,
+    },
+    /// The snapshot no longer has the content it was made with.
+    #[error("snapshot {slug} is damaged")]
+    SnapshotDamaged {
+        /// Its name.
+        slug: Slug,
+        /// Its id.
+        id: SnapshotId,
+    },
+    /// The volume is being enlarged, or is to be while it is being copied. It will be free soon.
+    #[error("volume {slug} is being enlarged or copied")]
+    VolumeIsBusy {
+        /// The volume.
+        volume: VolumeId,
+        /// Its name.
+        slug: Slug,
     },
     /// A sandbox holds the volume.
     #[error("volume {slug} is held by {sandbox}")]
@@ -33,15 +89,15 @@ pub enum StoreError {
         /// The volume's name.
         slug: Slug,
     },
-    /// A volume lives in another region than the sandbox would.
-    #[error("volume {slug} is in {volume_region}, the sandbox in {sandbox_region}")]
+    /// A volume or snapshot lives in another region than what is to use it.
+    #[error("{slug} is in {region}, wanted in {wanted}")]
     RegionMismatch {
-        /// The volume's name.
+        /// The volume's or snapshot's name.
         slug: Slug,
-        /// Where the volume is.
-        volume_region: Region,
-        /// Where the sandbox would be: as asked, or where the first volume is.
-        sandbox_region: Region,
+        /// Where it is.
+        region: Region,
+        /// Where it would be used: as asked, or where the root or the first volume is.
+        wanted: Region,
     },
     /// No such sandbox.
     #[error("no sandbox {0}")]

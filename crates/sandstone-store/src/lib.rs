@@ -12,28 +12,41 @@
 //! Invariants, each held by an index or a transaction and tested:
 //! * at most one attachment of a volume is not detached;
 //! * a volume's attach token only grows;
-//! * a slug belongs to at most one volume that is not deleted;
+//! * a slug belongs to at most one volume or snapshot that is being made or available;
+//! * no image is purged while another is being copied from it, or a sandbox uses it;
 //! * a sandbox is `stopped` if and only if all its attachments are `detached` for good.
 //!
 //! To add a table or a column, add the next file to `migrations/sqlite`; files that were released
 //! never change.
 
 mod attachment;
+mod begin;
+mod care;
 mod error;
+mod grow;
+mod image;
+mod image_life;
 mod label;
+mod measure;
 mod organisation;
 mod row;
 mod sandbox;
+mod slug;
+mod snapshot;
+mod source;
 mod stop;
 mod store;
 #[cfg(test)]
 mod tests;
 mod volume;
 
-pub use attachment::Attachment;
+pub use begin::{BegunRoot, BegunSandbox, NewSandbox};
 pub use error::StoreError;
+pub use image::{ImagePosition, ImagesPage};
 pub use organisation::{OrganisationId, TokenHash};
-pub use sandbox::{BegunSandbox, NewSandbox, SANDBOXES_LISTED_MAX, Sandbox};
+pub use sandbox::{SANDBOXES_LISTED_MAX, Sandbox};
+pub use sandstone_core::Usage;
+pub use snapshot::{NewSnapshot, Snapshot, SnapshotMade};
 pub use stop::StopBegun;
 pub use store::Store;
-pub use volume::{NewVolume, Usage, Volume, VolumePosition, VolumesPage};
+pub use volume::{NewSource, NewVolume, Origin, Volume};

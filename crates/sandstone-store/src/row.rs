@@ -3,7 +3,7 @@
 
 use std::str::FromStr;
 
-use sandstone_core::Timestamp;
+use sandstone_core::{Timestamp, Usage};
 use sqlx::sqlite::SqliteRow;
 use sqlx::{ColumnIndex, Row, Sqlite};
 
@@ -32,6 +32,26 @@ impl Columns<'_> {
         u64::try_from(value).map_err(|_| unreadable(column, value))
     }
 
+    pub(crate) fn optional_unsigned(
+        &self,
+        column: &'static str,
+    ) -> Result<Option<u64>, StoreError> {
+        let value: Option<i64> = self.get(column)?;
+        let checked = |value| u64::try_from(value).map_err(|_| unreadable(column, value));
+        value.map(checked).transpose()
+    }
+
+    pub(crate) fn flag(&self, column: &'static str) -> Result<bool, StoreError> {
+        Ok(self.number(column)? != 0)
+    }
+
+    pub(crate) fn usage(&self) -> Result<Usage, StoreError> {
+        Ok(Usage {
+            allocated: self.unsigned("allocated")?,
+            flattened: self.unsigned("flattened")?,
+        })
+    }
+
     pub(crate) fn time(&self, column: &'static str) -> Result<Timestamp, StoreError> {
         self.number(column).map(Timestamp::from_millis)
     }
@@ -48,6 +68,15 @@ impl Columns<'_> {
     pub(crate) fn parsed<T: FromStr>(&self, column: &'static str) -> Result<T, StoreError> {
         let text = self.text(column)?;
         text.parse().map_err(|_| unreadable(column, text))
+    }
+
+    /// A text that parses as `T`, if there is one.
+    pub(crate) fn optional<T: FromStr>(
+        &self,
+        column: &'static str,
+    ) -> Result<Option<T>, StoreError> {
+        let parsed = |text: String| text.parse().map_err(|_| unreadable(column, text));
+        self.optional_text(column)?.map(parsed).transpose()
     }
 
     /// A text that `known` knows.

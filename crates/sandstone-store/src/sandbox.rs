@@ -1,28 +1,31 @@
-//! Sandboxes: beginning, finding, extending. Ending them is in [`crate::stop`].
+//! Sandboxes: started, finding, extending. Beginning them is in [`crate::begin`], ending them in
+//! [`crate::stop`].
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::BTreeMap;
 
 use futures_util::TryStreamExt;
-use sandstone_api::{IdSuffix, Region, SandboxId, VolumeId};
+use sandstone_api::{Region, SandboxId};
 use sandstone_core::{
-    AttachmentEvent, Denied, Labels, Lifetime, Memory, MountPath, SandboxEvent, SandboxState,
-    StopReason, Timestamp,
+    AttachmentEvent, Denied, Lifetime, SandboxEvent, SandboxState, StopReason, Timestamp,
 };
 use sqlx::SqliteConnection;
 use sqlx::sqlite::SqliteRow;
 
 use crate::error::Step;
 use crate::organisation::OrganisationId;
-use crate::row::{Columns, signed, unreadable};
-use crate::store::{WriteTransaction, commit};
-use crate::volume::Volume;
-use crate::{Store, StoreError, attachment, label, volume};
+use crate::row::{Columns, unreadable};
+use crate::store::commit;
+use crate::{Store, StoreError, attachment, label};
 
 /// Most sandboxes in one answer: the API has no pages for them.
 pub const SANDBOXES_LISTED_MAX: usize = 1000;
 
-const SESSION: &str = "session";
-const UNTIL: &str = "until";
+pub(crate) const SESSION: &str = "session";
+pub(crate) const UNTIL: &str = "until";
+
+/// Whose sandbox it is: a client's, or the control plane's own.
+pub(crate) const CLIENT: &str = "client";
+pub(crate) const MAINTENANCE: &str = "maintenance";
 
 /// A sandbox.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -49,71 +52,7 @@ pub struct Sandbox {
     pub stop_reason: Option<StopReason>,
 }
 
-/// A sandbox to begin.
-#[derive(Debug, Clone)]
-pub struct NewSandbox {
-    /// The random part of its id.
-    pub suffix: IdSuffix,
-    /// Whose it will be.
-    pub organisation: OrganisationId,
-    /// Where it is to run; else where its first volume is, else in `default_region`.
-    pub region: Option<Region>,
-    /// Where a sandbox runs that names neither region nor volumes.
-    pub default_region: Region,
-    /// How long it is to live.
-    pub lifetime: Lifetime,
-    /// Memory limit.
-    pub memory: Memory,
-    /// Labels.
-    pub labels: Labels,
-    /// Where to mount which volumes, by id or slug.
-    pub volumes: Vec<(MountPath, String)>,
-}
-
-/// A sandbox that was begun: its volumes are reserved for it.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct BegunSandbox {
-    /// Its id.
-    pub id: SandboxId,
-    /// Its volumes, in the order in which they were named.
-    pub mounts: Vec<(VolumeId, MountPath)>,
-}
-
 impl Store {
-    /// Records a sandbox as starting and reserves its volumes for it, all of them or none.
-    ///
-    /// # Errors
-    /// [`StoreError::VolumeNotFound`], [`StoreError::VolumeNamedTwice`],
-    /// [`StoreError::RegionMismatch`], [`StoreError::VolumeIsMounted`].
-    pub async fn begin_sandbox(
-        &self,
-        new: &NewSandbox,
-        now: Timestamp,
-    ) -> Result<BegunSandbox, StoreError> {
-        let mut transaction = self.begin().await?;
-        let volumes = free_volumes(&mut transaction, new).await?;
-        let region = new
-            .region
-            .or_else(|| volumes.first().map(|(volume, _)| volume.region))
-            .unwrap_or(new.default_region);
-        if let Some((volume, _)) = volumes.iter().find(|(volume, _)| volume.region != region) {
-            return Err(StoreError::RegionMismatch {
-                slug: volume.slug.clone(),
-                volume_region: volume.region,
-                sandbox_region: region,
-            });
-        }
-        let id = SandboxId::new(region, new.suffix);
-        insert(&mut transaction, id, new, now).await?;
-        let mut mounts = Vec::with_capacity(volumes.len());
-        for (volume, path) in volumes {
-            attachment::reserve(&mut transaction, volume.id, id, &path, now).await?;
-            mounts.push((volume.id, path));
-        }
-        commit(transaction).await?;
-        Ok(BegunSandbox { id, mounts })
-    }
-
     /// Records that the sandbox runs with its volumes mounted.
     ///
     /// # Errors
@@ -138,7 +77,7 @@ impl Store {
         commit(transaction).await
     }
 
-    /// The organisation's sandbox with this id, in whatever state.
+    /// The organisation's sandbox with this id, in whatever state; none for maintenance.
     ///
     /// # Errors
     /// [`StoreError::SandboxNotFound`].
@@ -147,12 +86,8 @@ impl Store {
         organisation: OrganisationId,
         id: SandboxId,
     ) -> Result<Sandbox, StoreError> {
-        let sandbox = self.any_sandbox(id).await?;
-        if sandbox.organisation == organisation {
-            Ok(sandbox)
-        } else {
-            Err(StoreError::SandboxNotFound(id))
-        }
+        let mut connection = self.read().acquire().await.step("read a sandbox")?;
+        of_client(&mut connection, organisation, id).await
     }
 
     /// The sandbox with this id, whoever owns it. For the control plane's own work; a request of
@@ -168,7 +103,7 @@ impl Store {
     /// The organisation's sandboxes that run or are being stopped, and those that stopped after
     /// `stopped_after`; the newest first, at most [`SANDBOXES_LISTED_MAX`]. One that is starting
     /// or never started is not among them: no client has heard of it. Only those that have all of
-    /// `labels`.
+    /// `labels`, and none for maintenance.
     ///
     /// # Errors
     /// [`StoreError::Database`].
@@ -180,7 +115,7 @@ impl Store {
     ) -> Result<Vec<Sandbox>, StoreError> {
         let mut rows = sqlx::query(
             "SELECT * FROM sandboxes \
-             WHERE organisation = $1 AND state <> 'starting' \
+             WHERE organisation = $1 AND purpose = $4 AND state <> 'starting' \
                  AND (stopped_at IS NULL OR stopped_at > $2) \
                  AND (stop_reason IS NULL OR stop_reason <> $3) \
              ORDER BY created_at DESC, id DESC",
@@ -188,6 +123,7 @@ impl Store {
         .bind(organisation.to_string())
         .bind(stopped_after.as_millis())
         .bind(StopReason::StartFailed.as_str())
+        .bind(CLIENT)
         .fetch(self.read());
         let mut found = Vec::new();
         while let Some(row) = rows.try_next().await.step("list sandboxes")? {
@@ -259,8 +195,8 @@ impl Store {
         until: Timestamp,
     ) -> Result<Timestamp, StoreError> {
         let mut transaction = self.begin().await?;
-        let sandbox = by_id(&mut transaction, id).await?;
-        if sandbox.organisation != organisation || sandbox.state != SandboxState::Running {
+        let sandbox = of_client(&mut transaction, organisation, id).await?;
+        if sandbox.state != SandboxState::Running {
             return Err(StoreError::SandboxNotFound(id));
         }
         let Lifetime::Until(current) = sandbox.lifetime else {
@@ -279,54 +215,22 @@ impl Store {
     }
 }
 
-/// The volumes that the request names, each once and held by nobody.
-async fn free_volumes(
-    transaction: &mut WriteTransaction,
-    new: &NewSandbox,
-) -> Result<Vec<(Volume, MountPath)>, StoreError> {
-    let mut seen = HashSet::new();
-    let mut found = Vec::with_capacity(new.volumes.len());
-    for (path, name) in &new.volumes {
-        let volume = volume::visible(transaction, new.organisation, name).await?;
-        if !seen.insert(volume.id) {
-            return Err(StoreError::VolumeNamedTwice { slug: volume.slug });
-        }
-        if let Some(holder) = attachment::holder(transaction, volume.id).await? {
-            return Err(volume.is_mounted(&holder));
-        }
-        found.push((volume, path.clone()));
-    }
-    Ok(found)
-}
-
-async fn insert(
+/// The sandbox with this id that a client of the organisation has begun.
+async fn of_client(
     connection: &mut SqliteConnection,
+    organisation: OrganisationId,
     id: SandboxId,
-    new: &NewSandbox,
-    now: Timestamp,
-) -> Result<(), StoreError> {
-    let (lifetime, stop_at) = match new.lifetime {
-        Lifetime::Session => (SESSION, None),
-        Lifetime::Until(stop_at) => (UNTIL, Some(stop_at.as_millis())),
-    };
-    sqlx::query(
-        "INSERT INTO sandboxes (id, organisation, region, state, lifetime, stop_at, memory, \
-             labels, created_at) \
-         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9)",
-    )
-    .bind(id.to_string())
-    .bind(new.organisation.to_string())
-    .bind(id.region().to_string())
-    .bind(SandboxState::Starting.as_str())
-    .bind(lifetime)
-    .bind(stop_at)
-    .bind(signed(new.memory.bytes()))
-    .bind(label::encode(new.labels.as_map()))
-    .bind(now.as_millis())
-    .execute(connection)
-    .await
-    .step("add a sandbox")?;
-    Ok(())
+) -> Result<Sandbox, StoreError> {
+    let row =
+        sqlx::query("SELECT * FROM sandboxes WHERE id = $1 AND organisation = $2 AND purpose = $3")
+            .bind(id.to_string())
+            .bind(organisation.to_string())
+            .bind(CLIENT)
+            .fetch_optional(connection)
+            .await
+            .step("read a sandbox")?
+            .ok_or(StoreError::SandboxNotFound(id))?;
+    sandbox(&row)
 }
 
 pub(crate) async fn by_id(

@@ -7,7 +7,7 @@ use sqlx::SqliteConnection;
 use crate::error::Step;
 use crate::sandbox::{Sandbox, by_id};
 use crate::store::commit;
-use crate::{Store, StoreError, attachment};
+use crate::{Store, StoreError, attachment, measure};
 
 /// A sandbox that is to end, or has ended.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -16,7 +16,7 @@ pub struct StopBegun {
     pub reason: StopReason,
     /// Whether it has ended: everything was released. Nothing was changed then.
     pub already_stopped: bool,
-    /// The volumes it still holds.
+    /// The volumes it still holds, its root among them.
     pub volumes: Vec<VolumeId>,
 }
 
@@ -75,6 +75,7 @@ impl Store {
         };
         transition(&mut transaction, &sandbox, SandboxEvent::Released, next).await?;
         attachment::transition_all(&mut transaction, id, AttachmentEvent::Released).await?;
+        measure::mark_volumes_of(&mut transaction, id, now).await?;
         commit(transaction).await
     }
 

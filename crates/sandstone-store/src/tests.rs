@@ -1,9 +1,20 @@
 //! The store against a real file, one database per test.
 
+mod attachment;
+mod care;
 mod fixture;
+mod grow;
 mod history;
+mod image;
+mod measure;
+mod migration;
 mod organisation;
+mod purge;
 mod race;
+mod restore;
+mod root;
 mod sandbox;
 mod schema;
+mod snapshot;
+mod source;
 mod volume;

@@ -1,16 +1,18 @@
-//! Volumes: making, finding, deleting, purging.
+//! Volumes: making, finding, deleting, restoring. Enlarging them is in [`crate::grow`].
 
-use sandstone_api::{Region, Slug, VolumeId};
-use sandstone_core::{Denied, Timestamp, VolumeCapacity, VolumeEvent, VolumeState};
+use sandstone_api::{ImageId, Region, SandboxId, Slug, SnapshotId, VolumeId};
+use sandstone_core::{Denied, ImageEvent, ImageState, Timestamp, Usage, VolumeCapacity};
 use sqlx::SqliteConnection;
 use sqlx::sqlite::SqliteRow;
 
 use crate::attachment::{self, Attachment};
 use crate::error::Step;
+use crate::image::{Image, ImagePosition, ImagesPage, Kind};
+use crate::image_life::{self, Restore};
 use crate::organisation::OrganisationId;
 use crate::row::{Columns, signed};
 use crate::store::commit;
-use crate::{Store, StoreError};
+use crate::{Store, StoreError, image, slug, source};
 
 /// A volume.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -25,8 +27,14 @@ pub struct Volume {
     pub region: Region,
     /// Hard limit in bytes.
     pub capacity: u64,
+    /// Whether a sandbox can have it as its root.
+    pub is_bootable: bool,
+    /// The snapshot it was made from, and that one's slug at the time.
+    pub base_snapshot: Option<(SnapshotId, Slug)>,
+    /// The capacity that it is being enlarged to, bytes.
+    pub growing_to: Option<u64>,
     /// Where in its life it is.
-    pub state: VolumeState,
+    pub state: ImageState,
     /// What it occupies, as last measured; zero before that.
     pub usage: Usage,
     /// When it was last measured.
@@ -35,15 +43,10 @@ pub struct Volume {
     pub created_at: Timestamp,
     /// When it was deleted, or could not be made.
     pub deleted_at: Option<Timestamp>,
-}
-
-/// What a volume occupies.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct Usage {
-    /// Bytes that only this volume occupies.
-    pub allocated: u64,
-    /// Bytes that a full copy would occupy.
-    pub flattened: u64,
+    /// Why it could not be made.
+    pub failure: Option<String>,
+    /// The sandbox that holds it.
+    pub sandbox: Option<SandboxId>,
 }
 
 /// A volume to make.
@@ -55,87 +58,106 @@ pub struct NewVolume {
     pub organisation: OrganisationId,
     /// Its name.
     pub slug: Slug,
-    /// Hard limit.
-    pub capacity: VolumeCapacity,
+    /// Hard limit; else that of the volume or snapshot it is made from.
+    pub capacity: Option<VolumeCapacity>,
+    /// What it is to hold at first.
+    pub source: NewSource,
 }
 
-/// A place in the list of volumes: after this one.
+/// What a volume is to be made from, as its owner names it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum NewSource {
+    /// Nothing.
+    Empty,
+    /// The base image.
+    Base,
+    /// A snapshot, by id or slug.
+    Snapshot(String),
+    /// A volume, by id or slug; attached or not.
+    Volume(String),
+    /// An archive. A maintenance sandbox fills the volume before it is finished.
+    Import {
+        /// Whether it holds a system.
+        is_bootable: bool,
+    },
+}
+
+/// What a volume that was begun is to be made from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct VolumePosition {
-    /// When that volume was created.
-    pub created_at: Timestamp,
-    /// Its id, which decides between volumes of the same instant.
-    pub id: VolumeId,
-}
-
-/// Which volumes to list.
-#[derive(Debug, Clone, Copy)]
-pub struct VolumesPage<'a> {
-    /// At most this many.
-    pub limit: u32,
-    /// Only those after this place.
-    pub after: Option<VolumePosition>,
-    /// Only those whose slug contains this text, in any case.
-    pub search: Option<&'a str>,
+pub enum Origin {
+    /// Nothing.
+    Empty,
+    /// The base image.
+    Base,
+    /// This snapshot or volume. It is not purged before the new volume is finished.
+    Image(ImageId),
+    /// An archive.
+    Import,
 }
 
 impl Store {
     /// Reserves the slug and records that the image is being made.
     ///
     /// # Errors
-    /// [`StoreError::SlugTaken`].
+    /// [`StoreError::SlugTaken`]; [`StoreError::VolumeNotFound`] or
+    /// [`StoreError::SnapshotNotFound`] for the source, [`StoreError::RegionMismatch`] when it is
+    /// elsewhere, [`StoreError::SnapshotDamaged`], [`StoreError::VolumeIsBusy`] while it is being
+    /// enlarged; [`StoreError::CapacityMissing`]; [`StoreError::CapacityBelowSource`].
     pub async fn begin_volume(
         &self,
         new: &NewVolume,
         now: Timestamp,
-    ) -> Result<Volume, StoreError> {
+    ) -> Result<(Volume, Origin), StoreError> {
         let mut transaction = self.begin().await?;
-        let row = sqlx::query(
-            "INSERT INTO volumes (id, organisation, slug, region, capacity, state, \
-                 allocated, flattened, attach_token, created_at) \
-             VALUES ($1, $2, $3, $4, $5, $6, 0, 0, 0, $7) \
-             ON CONFLICT (organisation, slug) WHERE state IN ('creating', 'available') DO NOTHING \
-             RETURNING *",
+        let source = source::find(&mut transaction, new).await?;
+        let id = ImageId::from(new.id);
+        slug::take(&mut transaction, new.organisation, &new.slug, id).await?;
+        let copied = source.copied.as_ref();
+        sqlx::query(
+            "INSERT INTO volumes (id, organisation, slug, region, capacity, is_bootable, state, \
+                 origin, source, source_slug, family, allocated, flattened, attach_token, \
+                 changed_at, created_at) \
+             VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, \
+                 coalesce((SELECT family FROM images WHERE id = $9), $1), 0, 0, 0, $11, $11)",
         )
         .bind(new.id.to_string())
         .bind(new.organisation.to_string())
         .bind(new.slug.as_str())
         .bind(new.id.region().to_string())
-        .bind(signed(new.capacity.bytes()))
-        .bind(VolumeState::Creating.as_str())
+        .bind(signed(source.capacity))
+        .bind(source.is_bootable)
+        .bind(ImageState::Creating.as_str())
+        .bind(source.origin.as_str())
+        .bind(copied.map(|(id, _)| id.to_string()))
+        .bind(copied.map(|(_, slug)| slug.as_str()))
         .bind(now.as_millis())
-        .fetch_optional(&mut *transaction)
+        .execute(&mut *transaction)
         .await
-        .step("add a volume")?
-        .ok_or_else(|| StoreError::SlugTaken(new.slug.clone()))?;
-        let volume = volume(&row)?;
+        .step("add a volume")?;
+        let volume = image::by_id(&mut transaction, id).await?;
         commit(transaction).await?;
-        Ok(volume)
+        Ok((volume, source.origin))
     }
 
-    /// Records that a volume's image was made or could not be made; the latter frees the slug.
+    /// Records that a volume's image was made, or why not; the latter frees the slug.
     ///
     /// # Errors
-    /// [`StoreError::Denied`] when the volume is not being made.
+    /// [`StoreError::Denied`] when the volume is not being made; [`StoreError::VolumeNotFound`].
     pub async fn finish_volume(
         &self,
         id: VolumeId,
-        made: bool,
+        outcome: Result<(), String>,
         now: Timestamp,
     ) -> Result<Volume, StoreError> {
         let mut transaction = self.begin().await?;
-        let event = if made {
-            VolumeEvent::ImageMade
-        } else {
-            VolumeEvent::ImageFailed
-        };
-        let volume = by_id(&mut transaction, id).await?;
-        let volume = transition(&mut transaction, volume, event, now).await?;
+        let failure = outcome.as_ref().err().map(String::as_str);
+        image_life::finish(&mut transaction, id.into(), failure, now).await?;
+        let volume = image::by_id(&mut transaction, id.into()).await?;
         commit(transaction).await?;
         Ok(volume)
     }
 
-    /// The organisation's visible volume with this id or slug. No slug has the shape of an id.
+    /// The organisation's visible volume with this id or slug.
     ///
     /// # Errors
     /// [`StoreError::VolumeNotFound`].
@@ -145,43 +167,19 @@ impl Store {
         name: &str,
     ) -> Result<Volume, StoreError> {
         let mut connection = self.read().acquire().await.step("read a volume")?;
-        visible(&mut connection, organisation, name).await
+        image::visible(&mut connection, organisation, name).await
     }
 
-    /// The organisation's visible volumes, the oldest first.
+    /// The organisation's visible or deleted volumes, the oldest first.
     ///
     /// # Errors
     /// [`StoreError::Database`].
     pub async fn list_volumes(
         &self,
         organisation: OrganisationId,
-        page: VolumesPage<'_>,
+        page: ImagesPage<'_>,
     ) -> Result<Vec<Volume>, StoreError> {
-        let search = page.search.unwrap_or_default();
-        if search.len() > Slug::MAX_CHARS {
-            // No slug contains it, and SQLite refuses patterns that are very long.
-            return Ok(Vec::new());
-        }
-        let after = page.after.map(|at| (at.created_at, at.id.to_string()));
-        // No volume is before this place.
-        let (created_at, id) = after.unwrap_or((Timestamp::from_millis(i64::MIN), String::new()));
-        sqlx::query(
-            "SELECT * FROM volumes \
-             WHERE organisation = $1 AND state = 'available' \
-                 AND slug LIKE $2 ESCAPE '\\' AND (created_at, id) > ($3, $4) \
-             ORDER BY created_at, id LIMIT $5",
-        )
-        .bind(organisation.to_string())
-        .bind(contains(search))
-        .bind(created_at.as_millis())
-        .bind(id)
-        .bind(i64::from(page.limit))
-        .fetch_all(self.read())
-        .await
-        .step("list volumes")?
-        .iter()
-        .map(volume)
-        .collect()
+        self.list(organisation, page).await
     }
 
     /// Hides the volume and frees its slug; the image stays until it is purged.
@@ -195,103 +193,69 @@ impl Store {
         now: Timestamp,
     ) -> Result<Volume, StoreError> {
         let mut transaction = self.begin().await?;
-        let volume = visible(&mut transaction, organisation, name).await?;
-        if let Some(holder) = attachment::holder(&mut transaction, volume.id).await? {
-            return Err(volume.is_mounted(&holder));
-        }
-        let volume = transition(&mut transaction, volume, VolumeEvent::Delete, now).await?;
+        let found: Volume = image::visible(&mut transaction, organisation, name).await?;
+        check_not_held(&mut transaction, &found).await?;
+        let id = ImageId::from(found.id);
+        image_life::transition(&mut transaction, id, ImageEvent::Delete, now).await?;
+        let volume = image::by_id(&mut transaction, id).await?;
         commit(transaction).await?;
         Ok(volume)
     }
 
-    /// Deleted volumes whose images are to go: those deleted before `before`, at most `limit`.
+    /// Makes a volume that was deleted after `deleted_after` visible again, under its old slug or
+    /// a new one. It is named by its id, or by its old slug: then it is the newest deleted one of
+    /// that name. Nothing happens when the volume is visible.
     ///
     /// # Errors
-    /// [`StoreError::Database`].
-    pub async fn volumes_to_purge(
+    /// [`StoreError::VolumeNotFound`]; [`StoreError::NotRestorable`] when it is too late;
+    /// [`StoreError::SlugTaken`].
+    pub async fn restore_volume(
         &self,
-        before: Timestamp,
-        limit: u32,
-    ) -> Result<Vec<VolumeId>, StoreError> {
-        sqlx::query(
-            "SELECT id FROM volumes WHERE state = 'deleted' AND deleted_at <= $1 \
-             ORDER BY deleted_at LIMIT $2",
-        )
-        .bind(before.as_millis())
-        .bind(i64::from(limit))
-        .fetch_all(self.read())
-        .await
-        .step("list deleted volumes")?
-        .iter()
-        .map(|row| Columns(row).parsed("id"))
-        .collect()
-    }
-
-    /// Records that a deleted volume's image is gone. Repeating it changes nothing.
-    ///
-    /// # Errors
-    /// [`StoreError::Denied`] when the volume is not deleted.
-    pub async fn purge_volume(&self, id: VolumeId, now: Timestamp) -> Result<(), StoreError> {
-        let mut transaction = self.begin().await?;
-        let volume = by_id(&mut transaction, id).await?;
-        if volume.state != VolumeState::Purged {
-            transition(&mut transaction, volume, VolumeEvent::ImageRemoved, now).await?;
-            commit(transaction).await?;
-        }
-        Ok(())
-    }
-
-    /// Records what a volume occupies. Nothing happens when it has been deleted meanwhile.
-    ///
-    /// # Errors
-    /// [`StoreError::Database`].
-    pub async fn record_usage(
-        &self,
-        id: VolumeId,
-        usage: Usage,
+        organisation: OrganisationId,
+        name: &str,
+        new_slug: Option<Slug>,
+        deleted_after: Timestamp,
         now: Timestamp,
-    ) -> Result<(), StoreError> {
+    ) -> Result<Volume, StoreError> {
         let mut transaction = self.begin().await?;
-        sqlx::query(
-            "UPDATE volumes SET allocated = $2, flattened = $3, measured_at = $4 \
-             WHERE id = $1 AND state = 'available'",
-        )
-        .bind(id.to_string())
-        .bind(signed(usage.allocated))
-        .bind(signed(usage.flattened))
-        .bind(now.as_millis())
-        .execute(&mut *transaction)
-        .await
-        .step("record a volume's usage")?;
-        commit(transaction).await
-    }
-
-    /// Volumes whose making was cut off. Only meaningful before new ones are begun.
-    ///
-    /// # Errors
-    /// [`StoreError::Database`].
-    pub async fn half_created_volumes(&self) -> Result<Vec<VolumeId>, StoreError> {
-        sqlx::query("SELECT id FROM volumes WHERE state = 'creating' ORDER BY created_at, id")
-            .fetch_all(self.read())
-            .await
-            .step("list half-created volumes")?
-            .iter()
-            .map(|row| Columns(row).parsed("id"))
-            .collect()
+        let wanted = Restore {
+            organisation,
+            name,
+            new_slug: new_slug.as_ref(),
+            deleted_after,
+        };
+        let id = image_life::restore::<Volume>(&mut transaction, wanted, now).await?;
+        let volume = image::by_id(&mut transaction, id).await?;
+        commit(transaction).await?;
+        Ok(volume)
     }
 }
 
 impl Volume {
     /// Where it is in the list of volumes.
     #[must_use]
-    pub fn position(&self) -> VolumePosition {
-        VolumePosition {
+    pub fn position(&self) -> ImagePosition {
+        ImagePosition {
             created_at: self.created_at,
-            id: self.id,
+            id: self.id.into(),
         }
     }
 
-    pub(crate) fn is_mounted(&self, holder: &Attachment) -> StoreError {
+    pub(crate) fn is_busy(&self) -> StoreError {
+        StoreError::VolumeIsBusy {
+            volume: self.id,
+            slug: self.slug.clone(),
+        }
+    }
+
+    pub(crate) fn check_not_growing(&self) -> Result<(), StoreError> {
+        match self.growing_to {
+            None => Ok(()),
+            Some(_) => Err(self.is_busy()),
+        }
+    }
+
+    fn is_mounted(&self, holder: &Attachment) -> StoreError {
         StoreError::VolumeIsMounted {
             volume: self.id,
             slug: self.slug.clone(),
@@ -301,35 +265,36 @@ impl Volume {
     }
 }
 
-/// The organisation's visible volume with this id or slug.
-pub(crate) async fn visible(
+/// Refuses a volume that a sandbox holds.
+async fn check_not_held(
     connection: &mut SqliteConnection,
-    organisation: OrganisationId,
-    name: &str,
-) -> Result<Volume, StoreError> {
-    let row = sqlx::query(
-        "SELECT * FROM volumes \
-         WHERE organisation = $1 AND state = 'available' AND (id = $2 OR slug = $2)",
-    )
-    .bind(organisation.to_string())
-    .bind(name)
-    .fetch_optional(connection)
-    .await
-    .step("read a volume")?
-    .ok_or_else(|| StoreError::VolumeNotFound {
-        name: name.to_owned(),
-    })?;
-    volume(&row)
+    volume: &Volume,
+) -> Result<(), StoreError> {
+    match attachment::holder(connection, volume.id).await? {
+        None => Ok(()),
+        Some(holder) => Err(volume.is_mounted(&holder)),
+    }
 }
 
-/// Takes the next attach token of a volume.
+/// Refuses a volume that a sandbox holds or that is being enlarged.
+pub(crate) async fn check_free(
+    connection: &mut SqliteConnection,
+    volume: &Volume,
+) -> Result<(), StoreError> {
+    check_not_held(connection, volume).await?;
+    volume.check_not_growing()
+}
+
+/// Takes the next attach token of a volume that can be attached: a visible one, or one that an
+/// import is to fill.
 pub(crate) async fn next_attach_token(
     connection: &mut SqliteConnection,
     id: VolumeId,
 ) -> Result<i64, StoreError> {
     let row = sqlx::query(
         "UPDATE volumes SET attach_token = attach_token + 1 \
-         WHERE id = $1 AND state = 'available' RETURNING attach_token",
+         WHERE id = $1 AND (state = 'available' OR (state = 'creating' AND origin = 'import')) \
+         RETURNING attach_token",
     )
     .bind(id.to_string())
     .fetch_optional(connection)
@@ -339,80 +304,33 @@ pub(crate) async fn next_attach_token(
     Columns(&row).number("attach_token")
 }
 
-async fn by_id(connection: &mut SqliteConnection, id: VolumeId) -> Result<Volume, StoreError> {
-    let row = sqlx::query("SELECT * FROM volumes WHERE id = $1")
-        .bind(id.to_string())
-        .fetch_optional(connection)
-        .await
-        .step("read a volume")?
-        .ok_or_else(|| StoreError::VolumeNotFound {
-            name: id.to_string(),
-        })?;
-    volume(&row)
-}
+impl Image for Volume {
+    const KIND: Kind = Kind::Volume;
+    const SELECT: &'static str = "SELECT i.*, a.sandbox AS holder FROM volumes i \
+        LEFT JOIN attachments a ON a.volume = i.id AND a.state <> 'detached'";
 
-async fn transition(
-    connection: &mut SqliteConnection,
-    volume: Volume,
-    event: VolumeEvent,
-    now: Timestamp,
-) -> Result<Volume, StoreError> {
-    let next = volume
-        .state
-        .next(event)
-        .map_err(|reason| StoreError::denied(volume.id, reason))?;
-    let deleted_at = match next {
-        VolumeState::Creating | VolumeState::Available => None,
-        VolumeState::Deleted | VolumeState::Purged => Some(volume.deleted_at.unwrap_or(now)),
-    };
-    let changed =
-        sqlx::query("UPDATE volumes SET state = $3, deleted_at = $4 WHERE id = $1 AND state = $2")
-            .bind(volume.id.to_string())
-            .bind(volume.state.as_str())
-            .bind(next.as_str())
-            .bind(deleted_at.map(Timestamp::as_millis))
-            .execute(connection)
-            .await
-            .step("change a volume's state")?;
-    if changed.rows_affected() != 1 {
-        return Err(StoreError::denied(volume.id, Denied::WrongState));
+    fn from_row(row: &SqliteRow) -> Result<Self, StoreError> {
+        let row = Columns(row);
+        let base_snapshot = match row.optional("source")? {
+            Some(ImageId::Snapshot(id)) => Some((id, row.parsed("source_slug")?)),
+            Some(ImageId::Volume(_)) | None => None,
+        };
+        Ok(Self {
+            id: row.parsed("id")?,
+            organisation: row.parsed("organisation")?,
+            slug: row.parsed("slug")?,
+            region: row.parsed("region")?,
+            capacity: row.unsigned("capacity")?,
+            is_bootable: row.flag("is_bootable")?,
+            base_snapshot,
+            growing_to: row.optional_unsigned("growing_to")?,
+            state: row.one_of("state", ImageState::from_text)?,
+            usage: row.usage()?,
+            measured_at: row.optional_time("measured_at")?,
+            created_at: row.time("created_at")?,
+            deleted_at: row.optional_time("deleted_at")?,
+            failure: row.optional_text("failure")?,
+            sandbox: row.optional("holder")?,
+        })
     }
-    Ok(Volume {
-        state: next,
-        deleted_at,
-        ..volume
-    })
-}
-
-fn volume(row: &SqliteRow) -> Result<Volume, StoreError> {
-    let row = Columns(row);
-    Ok(Volume {
-        id: row.parsed("id")?,
-        organisation: row.parsed("organisation")?,
-        slug: row.parsed("slug")?,
-        region: row.parsed("region")?,
-        capacity: row.unsigned("capacity")?,
-        state: row.one_of("state", VolumeState::from_text)?,
-        usage: Usage {
-            allocated: row.unsigned("allocated")?,
-            flattened: row.unsigned("flattened")?,
-        },
-        measured_at: row.optional_time("measured_at")?,
-        created_at: row.time("created_at")?,
-        deleted_at: row.optional_time("deleted_at")?,
-    })
-}
-
-/// A pattern for `LIKE … ESCAPE '\'` that matches slugs containing `text`. Slugs are lower case.
-fn contains(text: &str) -> String {
-    let mut pattern = String::with_capacity(text.len() + 2);
-    pattern.push('%');
-    for c in text.to_lowercase().chars() {
-        if matches!(c, '%' | '_' | '\\') {
-            pattern.push('\\');
-        }
-        pattern.push(c);
-    }
-    pattern.push('%');
-    pattern
 }

@@ -10,6 +10,9 @@ use rustix::fs::{FlockOperation, flock};
 use sandstone_core::Entropy;
 use sandstone_server::control::Token;
 
+/// Where the organisation's token is, in the data directory.
+const TOKEN_FILE: &str = "admin-token";
+
 /// A data directory that this process alone uses.
 #[derive(Debug)]
 pub(crate) struct DataDir {
@@ -50,16 +53,25 @@ impl DataDir {
 
     /// The organisation's token: read, or made and written at the first start.
     pub(crate) fn admin_token(&self, entropy: &dyn Entropy) -> anyhow::Result<Token> {
-        let path = self.path.join("admin-token");
+        if let Some(token) = Self::read_token(&self.path)? {
+            return Ok(token);
+        }
+        let path = self.path.join(TOKEN_FILE);
+        let token = Token::generate(entropy);
+        write_new(&path, &format!("{}\n", token.reveal()), 0o600)?;
+        tracing::info!(path = %path.display(), "wrote a new organisation token");
+        Ok(token)
+    }
+
+    /// The token of the data directory at `path`, if there is one. Takes no lock: a server may use
+    /// the directory.
+    pub(crate) fn read_token(path: &Path) -> anyhow::Result<Option<Token>> {
+        let path = path.join(TOKEN_FILE);
         match fs::read_to_string(&path) {
             Ok(text) => Token::parse(text.trim())
+                .map(Some)
                 .with_context(|| format!("{} holds no token (ddo_…)", path.display())),
-            Err(error) if error.kind() == ErrorKind::NotFound => {
-                let token = Token::generate(entropy);
-                write_new(&path, &format!("{}\n", token.reveal()), 0o600)?;
-                tracing::info!(path = %path.display(), "wrote a new organisation token");
-                Ok(token)
-            }
+            Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
             Err(error) => Err(error).context(format!("cannot read {}", path.display())),
         }
     }
@@ -173,6 +185,18 @@ mod tests {
         let data = DataDir::open(&path, &SystemEntropy).unwrap();
         assert_eq!(data.instance(), instance);
         assert_eq!(data.admin_token(&SystemEntropy).unwrap(), token);
+    }
+
+    #[test]
+    fn a_token_is_read_without_the_lock() {
+        let directory = tempfile::tempdir().unwrap();
+        let read = || DataDir::read_token(directory.path());
+        assert_eq!(read().unwrap(), None);
+        let data = DataDir::open(directory.path(), &SystemEntropy).unwrap();
+        let token = data.admin_token(&SystemEntropy).unwrap();
+        assert_eq!(read().unwrap(), Some(token));
+        fs::write(directory.path().join(TOKEN_FILE), "nonsense").unwrap();
+        assert!(read().is_err());
     }
 
     #[test]

@@ -5,13 +5,21 @@ use std::path::Path;
 use std::process::ExitCode;
 
 use clap::Args;
+use sandstone_api::Pool;
 use serde::Serialize;
 
+use crate::client::{Client, Failure, ServerArguments};
+use crate::output::{self, size};
+
 #[derive(Debug, Args)]
+#[command(after_help = "Looks at this machine, and asks the server if one runs.
+
+Examples:
+  sandstone doctor
+  sandstone doctor --url http://10.0.0.5:8080 --json")]
 pub(crate) struct DoctorArguments {
-    /// Prints the findings as JSON.
-    #[arg(long)]
-    json: bool,
+    #[command(flatten)]
+    pub(crate) server: ServerArguments,
 }
 
 /// Oldest kernel with idmapped overlay layers, which the root of every sandbox needs.
@@ -37,35 +45,38 @@ struct Finding {
     hint: Option<String>,
 }
 
-#[expect(clippy::print_stdout, reason = "this is the command's output")]
 pub(crate) fn run(arguments: &DoctorArguments) -> anyhow::Result<ExitCode> {
-    let findings = findings();
-    let healthy = findings.iter().all(|finding| finding.ok);
-    if arguments.json {
-        println!("{}", serde_json::to_string_pretty(&findings)?);
+    let mut findings = findings();
+    let is_able = findings.iter().all(|finding| finding.ok);
+    findings.extend(of_server(&arguments.server));
+    let is_healthy = findings.iter().all(|finding| finding.ok);
+    if arguments.server.json {
+        let findings = serde_json::to_value(&findings)?;
+        output::print_json(&findings)?;
     } else {
-        for finding in &findings {
-            let mark = if finding.ok { "ok     " } else { "MISSING" };
-            println!("{mark}  {:<16} {}", finding.check, finding.found);
-            if let Some(hint) = &finding.hint {
-                println!("         {:<16} -> {hint}", "");
-            }
-        }
-        println!();
-        println!(
-            "{}",
-            if healthy {
-                "This machine can run sandboxes."
-            } else {
-                "Mend what is missing, then run this again."
-            }
-        );
+        let mut text: String = findings.iter().map(line).collect();
+        text.push_str(match (is_able, is_healthy) {
+            (true, true) => "\nThis machine can run sandboxes.\n",
+            (true, false) => "\nThis machine can run sandboxes, but see what is marked above.\n",
+            (false, _) => "\nMend what is marked, then run this again.\n",
+        });
+        output::print(&text)?;
     }
-    Ok(if healthy {
+    Ok(if is_healthy {
         ExitCode::SUCCESS
     } else {
         ExitCode::FAILURE
     })
+}
+
+fn line(finding: &Finding) -> String {
+    let mark = if finding.ok { "ok     " } else { "PROBLEM" };
+    let found = output::harmless(&finding.found);
+    let mut line = format!("{mark}  {:<16} {found}\n", finding.check);
+    if let Some(hint) = &finding.hint {
+        line.push_str(&format!("         {:<16} -> {hint}\n", ""));
+    }
+    line
 }
 
 fn findings() -> Vec<Finding> {
@@ -83,6 +94,67 @@ fn findings() -> Vec<Finding> {
             .map(|(program, package)| program_finding(program, package)),
     );
     findings
+}
+
+/// What the server says about itself, if one runs.
+fn of_server(arguments: &ServerArguments) -> Vec<Finding> {
+    let url = &arguments.url;
+    let asked = Client::new(arguments).and_then(|client| client.get("/v1/pool"));
+    let pool = match asked {
+        Ok(pool) => serde_json::from_value(pool),
+        Err(failure) => return vec![no_answer(url, &failure)],
+    };
+    match pool {
+        Ok(pool) => of_pool(url, &pool),
+        Err(_) => {
+            let hint = "use the sandstone of the server's version";
+            let found = format!("{url} is of another version");
+            vec![finding("server", false, found, hint)]
+        }
+    }
+}
+
+fn no_answer(url: &str, failure: &Failure) -> Finding {
+    if failure.code.is_none() && failure.is_of_server() {
+        // A machine without a server is a fine machine.
+        return finding("server", true, format!("none at {url}"), "");
+    }
+    let hint = failure.hint.as_deref().unwrap_or("look at its log");
+    if failure.code.is_none() {
+        // It was not even asked, so nothing is known to be wrong.
+        let found = format!("not asked: {failure}; {hint}");
+        return finding("server", true, found, "");
+    }
+    finding("server", false, format!("{url}: {failure}"), hint)
+}
+
+fn of_pool(url: &str, pool: &Pool) -> Vec<Finding> {
+    let room = format!("{} of {} free", size(pool.free), size(pool.total));
+    let images = |images: &[String]| match images {
+        [] => "none".to_owned(),
+        images => format!("{}: {}", images.len(), images.join(", ")),
+    };
+    vec![
+        finding("server", true, format!("answers at {url}"), ""),
+        finding(
+            "pool",
+            pool.free >= pool.low,
+            room,
+            "delete volumes and snapshots, or enlarge the pool",
+        ),
+        finding(
+            "unknown images",
+            pool.unknown_images.is_empty(),
+            images(&pool.unknown_images),
+            "no volume and no snapshot has them; remove them: sandstone pool clean",
+        ),
+        finding(
+            "missing images",
+            pool.missing_images.is_empty(),
+            images(&pool.missing_images),
+            "the data of these volumes and snapshots is gone; restore the data directory, or delete them",
+        ),
+    ]
 }
 
 fn finding(check: &'static str, ok: bool, found: impl Into<String>, hint: &str) -> Finding {
@@ -204,6 +276,26 @@ fn program_finding(program: &'static str, package: &str) -> Finding {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_pool_in_need_is_a_problem() {
+        let mut pool = Pool {
+            total: 20 << 30,
+            free: 5 << 30,
+            low: 2 << 30,
+            critical: 1 << 30,
+            unknown_images: Vec::new(),
+            missing_images: Vec::new(),
+        };
+        assert!(of_pool("x", &pool).iter().all(|finding| finding.ok));
+        pool.free = 1 << 30;
+        pool.unknown_images = vec!["volumes/a.img".to_owned()];
+        pool.missing_images = vec!["vol_ord_b".to_owned()];
+        let problems = of_pool("x", &pool);
+        let problems: Vec<_> = problems.iter().filter(|finding| !finding.ok).collect();
+        assert_eq!(problems.len(), 3);
+        assert!(problems.iter().all(|finding| finding.hint.is_some()));
+    }
 
     #[test]
     fn every_failure_has_a_hint() {

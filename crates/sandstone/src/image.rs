@@ -11,6 +11,8 @@ pub(crate) const DEFAULT_IMAGE_CACHE: &str = "/var/cache/sandstone/images";
 #[derive(Debug, Subcommand)]
 pub(crate) enum ImageCommand {
     /// Builds the base image builtin:debian-13 from Debian's packages, if it is not there.
+    #[command(after_help = "Example:
+  sandstone image build")]
     Build {
         /// Where built images are kept.
         #[arg(long, env = "SANDSTONE_IMAGE_CACHE", default_value = DEFAULT_IMAGE_CACHE)]

@@ -9,6 +9,7 @@ use anyhow::{Context, bail};
 use clap::{Args, ValueEnum};
 use sandstone_api::{ByteSize, Region};
 use sandstone_core::{Clock, Entropy, StopReason};
+use sandstone_crash::Plan;
 use sandstone_node::{
     AptSettings, GuestTrust, HostSettings, Node, NodeConfig, SandboxLimits, Shim,
     public_name_servers,
@@ -24,6 +25,7 @@ use tracing_subscriber::EnvFilter;
 
 use crate::ambient::{SystemClock, SystemEntropy};
 use crate::data_dir::DataDir;
+use crate::duration::Humane;
 use crate::image::DEFAULT_IMAGE_CACHE;
 
 /// Name of the one organisation that a fresh server has.
@@ -82,6 +84,24 @@ pub(crate) struct ServeArguments {
     /// The /16 network that sandboxes have their addresses in.
     #[arg(long, env = "SANDSTONE_NETWORK", default_value = "10.209.0.0")]
     network: Ipv4Addr,
+    /// How long a deleted volume or snapshot can be restored.
+    #[arg(long, env = "SANDSTONE_DELETION_GRACE", default_value = "24h")]
+    deletion_grace: Humane,
+    /// How often the sizes of volumes that are in use are measured.
+    #[arg(long, env = "SANDSTONE_MEASURE_EVERY", default_value = "30s")]
+    measure_every: Humane,
+    /// How often every snapshot is read and compared with its checksum.
+    #[arg(long, env = "SANDSTONE_VERIFY_EVERY", default_value = "7d")]
+    verify_every: Humane,
+    /// How often what was deleted long enough ago is removed.
+    #[arg(long, default_value = "60s", hide = true)]
+    purge_every: Humane,
+    /// How often snapshots to record, to pack or to verify are looked for.
+    #[arg(long, default_value = "60s", hide = true)]
+    checks_every: Humane,
+    /// Kills the server at a place between two steps: PLACE, or PLACE:N for the N-th time.
+    #[arg(long, value_name = "PLAN", hide = true)]
+    crash_at: Option<Plan>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -119,9 +139,10 @@ pub(crate) fn run(arguments: ServeArguments) -> anyhow::Result<()> {
 async fn serve(arguments: ServeArguments) -> anyhow::Result<()> {
     let clock: Arc<dyn Clock> = Arc::new(SystemClock);
     let entropy: Arc<dyn Entropy> = Arc::new(SystemEntropy);
-    let Some((default_region, other_regions)) = arguments.regions.split_first() else {
-        bail!("--regions needs at least one region");
-    };
+    if let Some(plan) = arguments.crash_at {
+        sandstone_crash::arm(plan);
+    }
+    let config = control_config(&arguments)?;
     let data = DataDir::open(&arguments.data_dir, &*entropy)?;
     let guest = guest_trust(&arguments)?;
     let node = node_config(&arguments, &data, guest)?;
@@ -145,29 +166,31 @@ async fn serve(arguments: ServeArguments) -> anyhow::Result<()> {
         node.clone() as Arc<dyn NodeApi>,
         clock.clone(),
         entropy.clone(),
-        ControlConfig::new(*default_region, other_regions),
+        config,
     );
 
     let stop = CancellationToken::new();
-    let reconcilers = tokio::spawn({
+    let mut reconcilers = tokio::spawn({
         let (node, control, stop) = (node.clone(), control.clone(), stop.clone());
         async move {
             let readiness = tokio::select! {
                 readiness = node.prepared() => readiness,
-                () = stop.cancelled() => return,
+                () = stop.cancelled() => return Ok(()),
             };
             match readiness {
                 Readiness::Ready => {
-                    if let Err(error) = control.recover().await {
-                        tracing::error!(%error, "cannot take up the work of the last server");
-                        return;
-                    }
-                    control.run(stop).await;
+                    control
+                        .recover()
+                        .await
+                        .context("cannot take up the work of the last server")?;
+                    Box::pin(control.run(stop)).await;
                 }
                 Readiness::NotReady(reason) => {
                     tracing::error!(%reason, "sandboxes cannot be created on this host");
+                    stop.cancelled().await;
                 }
             }
+            anyhow::Ok(())
         }
     });
     let router = edge::router(control.clone(), EdgeConfig { clock, entropy });
@@ -175,18 +198,45 @@ async fn serve(arguments: ServeArguments) -> anyhow::Result<()> {
     data.write_listen_address(&address.to_string())?;
     tracing::info!(%address, "listening");
 
-    wait_for_signal().await?;
+    tokio::select! {
+        signal = wait_for_signal() => signal?,
+        // It ends before it is told to only when it cannot go on. What the last server left is as
+        // it was then, so nothing is stopped or unmounted: the next start finds it again.
+        ended = &mut reconcilers => return ended?,
+    }
     tracing::info!("stopping: ending sandboxes and flushing volumes");
     control.stop_all(StopReason::ServerStopped).await;
     stop.cancel();
     edge.await?.context("the listener failed")?;
-    reconcilers.await?;
+    reconcilers.await??;
     node.shut_down()
         .await
         .context("cannot release the host's resources")?;
     store.close().await;
     tracing::info!("stopped");
     Ok(())
+}
+
+fn control_config(arguments: &ServeArguments) -> anyhow::Result<ControlConfig> {
+    let Some((default_region, other_regions)) = arguments.regions.split_first() else {
+        bail!("--regions needs at least one region");
+    };
+    let timers = [
+        ("--measure-every", arguments.measure_every),
+        ("--verify-every", arguments.verify_every),
+        ("--purge-every", arguments.purge_every),
+        ("--checks-every", arguments.checks_every),
+    ];
+    if let Some((name, _)) = timers.iter().find(|(_, every)| every.duration().is_zero()) {
+        bail!("{name} must be longer than nothing");
+    }
+    let mut config = ControlConfig::new(*default_region, other_regions);
+    config.deletion_grace_ms = arguments.deletion_grace.millis();
+    config.measure_every = arguments.measure_every.duration();
+    config.verify_every = arguments.verify_every.duration();
+    config.purge_every = arguments.purge_every.duration();
+    config.checks_every = arguments.checks_every.duration();
+    Ok(config)
 }
 
 fn guest_trust(arguments: &ServeArguments) -> anyhow::Result<GuestTrust> {

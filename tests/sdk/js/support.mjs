@@ -5,6 +5,8 @@ import process from "node:process";
 import { Client, Sandbox } from "@deno/sandbox";
 
 export const SMALL = "300MB";
+/** What a bootable volume is made of, and the least it needs. */
+export const BOOTABLE = { from: "builtin:debian-13", capacity: "1GB" };
 export const endpoint = process.env.DENO_SANDBOX_ENDPOINT;
 export const token = process.env.DENO_DEPLOY_TOKEN;
 assert.ok(endpoint && token, "run `cargo xtask test --only sdk`");
@@ -24,6 +26,13 @@ export async function withSandbox(options, body) {
   }
 }
 
+/** Deletes those of the volumes or snapshots that exist. */
+export async function discard(kind, ...names) {
+  for (const name of names) {
+    if (await kind.get(name)) await kind.delete(name);
+  }
+}
+
 /** Runs `body` with a volume, and deletes it. */
 export async function withVolume(body, options = {}) {
   const volume = await client.volumes.create({
@@ -35,9 +44,27 @@ export async function withVolume(body, options = {}) {
   try {
     return await body(volume);
   } finally {
-    await client.volumes.delete(volume.id);
+    await discard(client.volumes, volume.id);
   }
 }
+
+/** Runs `body` with a snapshot of a volume, and deletes it. */
+export async function withSnapshot(volume, body, slug = newSlug()) {
+  const snapshot = await client.volumes.snapshot(volume.id, { slug });
+  try {
+    return await body(snapshot);
+  } finally {
+    await discard(client.snapshots, snapshot.id);
+  }
+}
+
+/** For `assert.rejects`: the SDK's error has this status, this code and these texts. */
+export const refusal = (status, code, ...texts) => (error) => {
+  assert.equal(error.status, status, String(error));
+  assert.equal(error.code, code);
+  for (const text of texts) assert.ok(error.message.includes(text), `${text} in ${error.message}`);
+  return true;
+};
 
 /** Runs a script; both outputs are collected. */
 export async function bash(sandbox, script, options = {}) {

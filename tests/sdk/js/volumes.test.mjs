@@ -3,7 +3,7 @@ import { test } from "node:test";
 import assert from "node:assert/strict";
 import { createHash, randomBytes } from "node:crypto";
 import { Client, Sandbox } from "@deno/sandbox";
-import { bash, client, newSlug, running, SMALL, withSandbox, withVolume } from "./support.mjs";
+import { bash, client, newSlug, refusal, running, SMALL, withSandbox, withVolume } from "./support.mjs";
 
 test("the object that create, get and list return", async () => {
   const slug = newSlug();
@@ -80,13 +80,6 @@ test("a full volume gives ENOSPC and recovers", () =>
       assert.equal((await bash(sandbox, "rm /full/*; echo ok > /full/a; cat /full/a")).out, "ok\n");
     })
   ));
-
-const refusal = (status, code, ...texts) => (error) => {
-  assert.equal(error.status, status, String(error));
-  assert.equal(error.code, code);
-  for (const text of texts) assert.ok(error.message.includes(text), `${text} in ${error.message}`);
-  return true;
-};
 
 test("refusals of volumes", async () => {
   const init = () => ({ slug: newSlug(), region: "ord", capacity: SMALL });

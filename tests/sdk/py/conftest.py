@@ -1,4 +1,4 @@
-"""Fixtures. `shared` is the server that `cargo xtask test` started; `own` is one per test module."""
+"""Fixtures. `shared` is the server that `cargo xtask test` started; the others are the tests' own."""
 
 from __future__ import annotations
 
@@ -36,7 +36,6 @@ def nothing_left_running(request):
     before = {sandbox["id"] for sandbox in api.running()}
     yield
 
-
     def extra():
         return [sandbox["id"] for sandbox in api.running() if sandbox["id"] not in before]
 
@@ -49,11 +48,11 @@ def nothing_left_running(request):
     assert not left, f"left running: {left}"
 
 
-@pytest.fixture(scope="module")
-def own_server():
-    """A server of the module's own; at the end nothing of it may be left on the host."""
+@contextlib.contextmanager
+def server_of_its_own(*arguments: str, pool: str = "4GiB"):
+    """A server, not started yet; at the end nothing of it may be left on the host."""
     directory = Path(tempfile.mkdtemp(prefix="own-", dir=setting("SCRATCH")))
-    server = Server(directory)
+    server = Server(directory, pool, *arguments)
     try:
         yield server
     finally:
@@ -66,9 +65,34 @@ def own_server():
         shutil.rmtree(directory)
 
 
+@pytest.fixture(scope="module")
+def own_server():
+    """A server of the module's own."""
+    with server_of_its_own() as server:
+        yield server
+
+
 @pytest.fixture
 def own(own_server) -> Server:
     """The module's own server, running."""
     if own_server.process is None:
         own_server.start()
     return own_server
+
+
+@pytest.fixture(scope="session")
+def hasty() -> Server:
+    """A server that removes the data of what was deleted after a second, and measures often."""
+    with server_of_its_own(
+        "--deletion-grace", "1s", "--purge-every", "200ms", "--measure-every", "500ms"
+    ) as server:
+        yield server.start()
+
+
+@pytest.fixture(scope="session")
+def small_pool() -> Server:
+    """A server whose pool one volume can fill."""
+    with server_of_its_own(
+        "--deletion-grace", "1s", "--purge-every", "200ms", pool="3GiB"
+    ) as server:
+        yield server.start()

@@ -14,12 +14,17 @@ import uuid
 from pathlib import Path
 
 import httpx
+import pytest
 from deno_sandbox import AsyncDenoDeploy, DenoDeploy
+from deno_sandbox.errors import HTTPStatusError
 from websockets.exceptions import InvalidStatus
 from websockets.sync.client import connect as ws_connect
 
 SMALL = "300MB"
 MIB = 1 << 20
+# What a bootable volume is made of, and the least that it needs.
+BASE = "builtin:debian-13"
+BOOTABLE = "1GB"
 
 
 def setting(name: str) -> str:
@@ -89,12 +94,44 @@ class Api:
             DENO_SANDBOX_ENDPOINT=self.url,
         )
 
-    def request(self, method: str, path: str, body=None, headers=None, token: str | None = None):
+    def request(
+        self, method: str, path: str, body=None, headers=None, token: str | None = None,
+        content: bytes | None = None, seconds: float = 30.0,
+    ):  # fmt: skip
         """A plain HTTP request; returns the response, whatever its status."""
         all_headers = {"Authorization": f"Bearer {token or self.token}"} | (headers or {})
         return httpx.request(
-            method, self.url + path, json=body, headers=all_headers, timeout=30.0, trust_env=False
-        )
+            method, self.url + path, json=body, content=content, headers=all_headers,
+            timeout=seconds, trust_env=False,
+        )  # fmt: skip
+
+    def own(self, method: str, path: str, body=None, **options):
+        """A call of our own API that must succeed; returns its JSON."""
+        response = self.request(method, f"/v1{path}", body, **options)
+        assert response.is_success, f"{method} {path}: {response.status_code} {response.text}"
+        return response.json() if response.content else None
+
+    def refuses(self, method: str, path: str, expected: tuple[int, str], *texts: str, **options):
+        """A call of our own API that is refused with this status and code, naming these texts."""
+        response = self.request(method, f"/v1{path}", **options)
+        _check((response.status_code, response.json()), expected, texts)
+
+    def refuses_sandbox(self, config: dict, expected: tuple[int, str], *texts: str) -> None:
+        """A sandbox that is refused."""
+        status, error, socket = self.create_raw(config)
+        if socket is not None:
+            socket.close()
+        _check((status, error), expected, texts)
+
+    def sandstone(self, *arguments: str, code: int = 0) -> subprocess.CompletedProcess:
+        """The command line, told of this server."""
+        done = subprocess.run(
+            [setting("BINARY"), *arguments], stdin=subprocess.DEVNULL, capture_output=True,
+            timeout=60, check=False,
+            env=dict(os.environ, SANDSTONE_URL=self.url, SANDSTONE_TOKEN=self.token),
+        )  # fmt: skip
+        assert done.returncode == code, f"{arguments}: {done.returncode} {done.stderr.decode()}"
+        return done
 
     def create_raw(self, config, host: str | None = None, token: str | None = None):
         """A sandbox straight over the WebSocket, for what the SDK would not send.
@@ -138,6 +175,22 @@ class Api:
         """Kills a sandbox by its id."""
         response = self.request("DELETE", f"/api/v3/sandboxes/{sandbox_id}")
         assert response.status_code in (200, 204, 404), response.text
+
+
+def _check(answer: tuple[int, dict], expected: tuple[int, str], texts: tuple[str, ...]) -> None:
+    status, error = answer
+    assert (status, error.get("code")) == expected, error
+    for text in texts:
+        assert text in error["message"], error
+
+
+@contextlib.contextmanager
+def refused(expected: tuple[int, str], *texts: str):
+    """A call of the SDK that is refused with this status and code, naming these texts."""
+    with pytest.raises(HTTPStatusError) as refusal:
+        yield
+    error = refusal.value
+    _check((error.status_code, {"code": error.code, "message": error.message}), expected, texts)
 
 
 class Server(Api):
@@ -241,19 +294,61 @@ def read_bytes(sandbox, path: str) -> bytes:
     return data
 
 
+def python(sandbox, script: str, *arguments: str, sudo: bool = False) -> str:
+    """Runs a Python program in a sandbox, which must succeed; returns what it printed."""
+    command = ["sudo", "python3"] if sudo else ["python3"]
+    child = sandbox.spawn(
+        command[0], args=[*command[1:], "-c", script, *arguments], stdout="piped", stderr="piped"
+    )
+    out, err = child.stdout.read(-1), child.stderr.read(-1)
+    assert child.wait()["success"], err.decode(errors="replace")
+    return out.decode()
+
+
+async def async_bash(sandbox, script: str) -> str:
+    """Runs a script in a sandbox of the asynchronous SDK, which must succeed."""
+    child = await sandbox.spawn("bash", args=["-c", script], stdout="piped", stderr="piped")
+    out, err = await child.stdout.read(-1), await child.stderr.read(-1)
+    assert (await child.wait())["success"], err.decode(errors="replace")
+    return out.decode()
+
+
+def removed(api: Api, kind: str, name: str) -> None:
+    """Deletes a volume or a snapshot, if it exists."""
+    path = f"/api/v2/{kind}/{name}"
+    response = api.request("DELETE", path)
+    if response.status_code == 409:
+        # A test that failed may have left a sandbox that holds it.
+        for sandbox in api.running():
+            if sandbox["id"] in response.text:
+                api.end(sandbox["id"])
+        response = api.request("DELETE", path)
+    assert response.status_code in (200, 204, 404), response.text
+
+
 @contextlib.contextmanager
-def volume(api: Api, capacity: str = SMALL, region: str = "ord"):
+def volume(api: Api, capacity: str = SMALL, region: str = "ord", **options):
     """A volume for one test."""
     sdk = api.sdk()
-    made = sdk.volumes.create(slug=new_slug(), region=region, capacity=capacity)
+    made = sdk.volumes.create(slug=new_slug(), region=region, capacity=capacity, **options)
     try:
         yield made
     finally:
-        # A test that failed may have left a sandbox that holds it.
-        response = api.request("DELETE", f"/api/v2/volumes/{made['id']}")
-        if response.status_code == 409:
-            for sandbox in api.running():
-                if sandbox["id"] in response.text:
-                    api.end(sandbox["id"])
-            response = api.request("DELETE", f"/api/v2/volumes/{made['id']}")
-        assert response.status_code in (200, 204, 404), response.text
+        removed(api, "volumes", made["id"])
+
+
+@contextlib.contextmanager
+def bootable(api: Api, capacity: str = BOOTABLE):
+    """A volume with the base image's system on it, for one test."""
+    with volume(api, capacity, from_snapshot=BASE) as made:
+        yield made
+
+
+@contextlib.contextmanager
+def snapshot(api: Api, of: str):
+    """A snapshot of a volume, for one test, as our own API shows it."""
+    made = api.own("POST", f"/volumes/{of}/snapshot", {"slug": new_slug()})
+    try:
+        yield made
+    finally:
+        removed(api, "snapshots", made["id"])

@@ -25,7 +25,7 @@ pub(crate) const APP_GID: u32 = 2345;
 const SCRIPT: &str = r#"
 set -e
 mount -t proc proc /proc
-for directory in /etc /usr/local/share /mnt; do mount -t tmpfs -o mode=755 tmpfs $directory; done
+for directory in /etc /usr/local/share /mnt /var/lib; do mount -t tmpfs -o mode=755 tmpfs $directory; done
 printf 'root:x:0:0:root:/root:/bin/sh\napp:x:1234:2345::/mnt/home:/bin/sh\n' > /etc/passwd
 printf 'root:x:0:\napp:x:2345:\naudio:x:29:other,app\n' > /etc/group
 mkdir /mnt/home && chown 1234:2345 /mnt/home

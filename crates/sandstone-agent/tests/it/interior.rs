@@ -55,6 +55,50 @@ fn the_interior_is_prepared_and_preparing_again_changes_nothing() {
 }
 
 #[test]
+fn another_host_finds_nothing_of_the_one_before() {
+    let sandbox = Sandbox::bare();
+    let mut host = sandbox.connect();
+    host.shell(
+        "mkdir -p /etc/ssl/certs /etc/apt; echo theirs > /etc/ssl/certs/ca-certificates.crt",
+    );
+    host.shell("echo own > /etc/apt/sources.list");
+    let file = |path: &str, content: &str| InteriorFile {
+        path: path.into(),
+        mode: 0o644,
+        content: content.into(),
+    };
+    let first = Configure {
+        hostname: "first".into(),
+        working_directory: "/mnt".into(),
+        files: vec![
+            file("/etc/resolv.conf", "nameserver 10.0.0.1\n"),
+            file("/etc/apt/sources.list", "deb mirror\n"),
+            file("/etc/pip.conf", "[global]\n"),
+        ],
+        certificate_authorities: Some("-----BEGIN-----\nfirst\n-----END-----\n".into()),
+        ..Configure::default()
+    };
+    let other = Configure {
+        files: vec![file("/etc/resolv.conf", "nameserver 10.0.0.2\n")],
+        certificate_authorities: None,
+        ..first.clone()
+    };
+    for configure in [&first, &first, &other, &other, &first, &other] {
+        assert_eq!(
+            host.call(Request::Configure(configure.clone())),
+            Ok(Answer::Done)
+        );
+    }
+    assert_eq!(
+        host.shell(
+            "cat /etc/resolv.conf /etc/apt/sources.list /etc/ssl/certs/ca-certificates.crt; \
+             ls /etc/pip.conf 2>/dev/null; ls -A /usr/local/share/ca-certificates"
+        ),
+        "nameserver 10.0.0.2\nown\ntheirs\n"
+    );
+}
+
+#[test]
 fn an_unknown_user_is_root() {
     let sandbox = Sandbox::bare();
     let mut host = sandbox.connect();

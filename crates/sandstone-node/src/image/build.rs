@@ -23,8 +23,13 @@ const BLOCK: u64 = 4096;
 const SPARE: u64 = 32 << 20;
 /// Bytes of an inode in the image.
 const INODE: u64 = 256;
-/// Inodes beside those of the files.
-const SPARE_INODES: u64 = 1024;
+/// Blocks of a block group: as many as a bitmap of one block has bits.
+const GROUP_BLOCKS: u64 = BLOCK * 8;
+/// Inodes of a block group, as `mke2fs` makes them by default: one for 16 KiB. A bootable volume
+/// is a copy of the image, grown; each group that growing adds has as many as the first ones.
+const GROUP_INODES: u64 = GROUP_BLOCKS * BLOCK / 16384;
+/// The directory of the image that holds the tree, as in every image of a pool.
+const TREE: &str = "v";
 
 /// What mmdebstrap runs under. It mounts in its root directory and runs scripts of the
 /// packages; in name spaces of its own, all of that ends with it. The signal makes it end with
@@ -63,11 +68,13 @@ pub(super) fn build(
     for package in recipe::npm_packages() {
         fetch(&mut runner, &npm, &package)?;
     }
-    let root = work.path.join("root");
+    let content = work.path.join("content");
+    create_dir(&content)?;
+    let root = content.join(TREE);
     bootstrap(&mut runner, &work.path, &npm, &root)?;
     seal(&mut runner, &work.path, &root)?;
     let image = work.path.join("image");
-    make_image(&mut runner, &root, &image)?;
+    make_image(&mut runner, &content, &image)?;
 
     fs::rename(&image, path).map_err(ImageError::io("rename to", path))?;
     sync(dir)?;
@@ -292,20 +299,19 @@ fn seal(runner: &mut Runner<'_>, work: &Path, root: &Path) -> Result<(), ImageEr
     Ok(())
 }
 
-/// `root` as a raw ext4 image, checked and on disk.
-fn make_image(runner: &mut Runner<'_>, root: &Path, image: &Path) -> Result<(), ImageError> {
+/// `content` as a raw ext4 image, checked and on disk.
+fn make_image(runner: &mut Runner<'_>, content: &Path, image: &Path) -> Result<(), ImageError> {
     const PACKAGE: &str = "e2fsprogs";
     runner.say("make the image");
-    let content = Content::of(root)?;
     let uuid = recipe::uuid();
-    let inodes = content.files + SPARE_INODES;
-    let blocks = (content.bytes + inodes * INODE + SPARE).div_ceil(BLOCK);
+    let (blocks, inodes) = Content::of(content)?.room();
     runner.run(
         "mke2fs",
         PACKAGE,
         Command::new("mke2fs")
             .args(["-q", "-t", "ext4", "-b", &BLOCK.to_string(), "-m", "0"])
-            // Only ever mounted read-only, so there is nothing to journal.
+            // Only ever mounted read-only, so there is nothing to journal. A volume that is made
+            // from it gets a journal of its own.
             .args(["-O", "^has_journal", "-I", &INODE.to_string()])
             .args(["-N", &inodes.to_string(), "-U", &uuid])
             .arg("-E")
@@ -313,7 +319,7 @@ fn make_image(runner: &mut Runner<'_>, root: &Path, image: &Path) -> Result<(), 
                 "hash_seed={uuid},nodiscard,assume_storage_prezeroed=1"
             ))
             .arg("-d")
-            .arg(root)
+            .arg(content)
             .arg(image)
             .arg(blocks.to_string())
             .env("E2FSPROGS_FAKE_TIME", SOURCE_DATE_EPOCH)
@@ -324,17 +330,6 @@ fn make_image(runner: &mut Runner<'_>, root: &Path, image: &Path) -> Result<(), 
         "e2fsck",
         PACKAGE,
         Command::new("e2fsck").args(["-f", "-n"]).arg(image),
-        "",
-    )?;
-    // It would show in the root directory of every sandbox.
-    runner.run(
-        "debugfs",
-        PACKAGE,
-        Command::new("debugfs")
-            .args(["-w", "-R", "rmdir lost+found"])
-            .arg(image)
-            .env("E2FSPROGS_FAKE_TIME", SOURCE_DATE_EPOCH)
-            .env("SOURCE_DATE_EPOCH", SOURCE_DATE_EPOCH),
         "",
     )?;
     sync(image)
@@ -374,6 +369,18 @@ impl Content {
     fn add(&mut self, bytes: u64) {
         self.files += 1;
         self.bytes += bytes.next_multiple_of(BLOCK);
+    }
+
+    /// Blocks and inodes of a file system that holds it.
+    fn room(&self) -> (u64, u64) {
+        let data = (self.bytes + SPARE).div_ceil(BLOCK);
+        let group_tables = GROUP_INODES * INODE / BLOCK;
+        let groups = data
+            .div_ceil(GROUP_BLOCKS - group_tables)
+            // The first inodes are the file system's own.
+            .max((self.files + 16).div_ceil(GROUP_INODES));
+        // One group more than the data may need would cost a table, and one less is not counted.
+        (data + groups * group_tables, groups * GROUP_INODES)
     }
 }
 

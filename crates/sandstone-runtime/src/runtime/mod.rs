@@ -62,15 +62,37 @@ pub struct StartSpec {
     pub cpu_millis: u32,
     /// Most processes and threads.
     pub pids_max: u32,
-    /// Detached mount of the base image. Made read-only here.
-    pub base: OwnedFd,
-    /// Detached mount of an empty, bounded file system, which takes what the sandbox writes.
-    pub scratch: OwnedFd,
-    /// Detached mounts, not id-mapped yet, and the absolute paths they go to: a path before
-    /// what lies below it. At most 64.
-    pub mounts: Vec<(OwnedFd, String)>,
+    /// What its `/` is.
+    pub root: RootTree,
+    /// Other file systems in it: a path before what lies below it. At most 64.
+    pub mounts: Vec<MountSpec>,
     /// Where the agent's socket appears. Its directory must exist and be the server's own.
     pub agent_socket: PathBuf,
+}
+
+/// The root of a sandbox, in detached mounts that are not id-mapped yet.
+#[derive(Debug)]
+pub enum RootTree {
+    /// One tree under another, as an overlay.
+    Layers {
+        /// The tree below. Made read-only here.
+        base: OwnedFd,
+        /// An empty, bounded file system, which takes what the sandbox writes.
+        scratch: OwnedFd,
+    },
+    /// One tree, read-write: what the sandbox writes stays in it.
+    Whole(OwnedFd),
+}
+
+/// A file system in a sandbox.
+#[derive(Debug)]
+pub struct MountSpec {
+    /// Detached mount, not id-mapped yet.
+    pub tree: OwnedFd,
+    /// The absolute path it goes to. Missing directories are made.
+    pub path: String,
+    /// Whether nothing can be written to it.
+    pub read_only: bool,
 }
 
 /// A sandbox that was started.
@@ -209,6 +231,15 @@ impl Runtime {
     /// None at present.
     pub fn list(&self) -> Result<Vec<Running>, Error> {
         Ok(self.registry.running())
+    }
+
+    /// How much of what sandboxes wrote to files is not on its way to a disk yet, bytes. What ended
+    /// sandboxes left counts as well.
+    ///
+    /// # Errors
+    /// [`Error::Io`].
+    pub fn unwritten(&self) -> Result<u64, Error> {
+        self.cgroups.unwritten()
     }
 
     /// A pidfd of the sandbox's PID 1: readable once that has ended.

@@ -10,9 +10,11 @@ use std::time::Instant;
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
 use rustix::pipe::PipeFlags;
 
-use super::{PHASE_LIMIT, Prepared, Running, Runtime, StartSpec, failure, receive};
+use super::{
+    MountSpec, PHASE_LIMIT, Prepared, RootTree, Running, Runtime, StartSpec, failure, receive,
+};
 use crate::Error;
-use crate::control::{MOUNTS_MAX, Progress, Start, wait_readable};
+use crate::control::{MOUNTS_MAX, Place, Progress, Root, Start, wait_readable};
 use crate::error::Step;
 use crate::slot::State;
 
@@ -54,29 +56,39 @@ impl Runtime {
         let socket = listen(&spec.agent_socket)?;
         let (ready, their_ready) =
             rustix::pipe::pipe_with(PipeFlags::CLOEXEC).step(|| "make a pipe")?;
-        let (volumes, paths): (Vec<OwnedFd>, Vec<String>) = spec.mounts.into_iter().unzip();
+        let (trees, mounts): (Vec<OwnedFd>, Vec<Place>) = spec
+            .mounts
+            .into_iter()
+            .map(|mount| {
+                let place = Place {
+                    path: mount.path,
+                    read_only: mount.read_only,
+                };
+                (mount.tree, place)
+            })
+            .unzip();
+        let (layers, root) = match spec.root {
+            RootTree::Layers { base, scratch } => (vec![base, scratch], Root::Layers),
+            RootTree::Whole(tree) => (vec![tree], Root::Whole),
+        };
         let message = Start {
             hostname: spec.hostname,
             memory_bytes: spec.memory_bytes,
-            mounts: paths,
+            root,
+            mounts,
         };
-        let fds: Vec<_> = [
-            &spec.base,
-            &spec.scratch,
-            &socket,
-            &their_ready,
-            &self.agent,
-        ]
-        .into_iter()
-        .chain(&volumes)
-        .map(AsFd::as_fd)
-        .collect();
+        let fds: Vec<_> = layers
+            .iter()
+            .chain([&socket, &their_ready, &self.agent])
+            .chain(&trees)
+            .map(AsFd::as_fd)
+            .collect();
         prepared
             .channel
             .send(&message, &fds)
             .step(|| "send the sandbox to the shim")?;
         // From here on the mounts are the sandbox's alone, and end with it.
-        drop((spec.base, spec.scratch, volumes, socket, their_ready));
+        drop((layers, trees, socket, their_ready));
 
         match receive(&prepared.channel, deadline, "starting")?.0 {
             Progress::Started => {}
@@ -152,9 +164,9 @@ fn check(spec: &StartSpec) -> Result<(), Error> {
         return bad(format!("{:?} cannot be a host name", spec.hostname));
     }
     if spec.mounts.len() > MOUNTS_MAX {
-        return bad(format!("more than {MOUNTS_MAX} volumes"));
+        return bad(format!("more than {MOUNTS_MAX} mounts"));
     }
-    for (_, path) in &spec.mounts {
+    for MountSpec { path, .. } in &spec.mounts {
         let components = || Path::new(path).components();
         let plain = components()
             .skip(1)
@@ -165,7 +177,7 @@ fn check(spec: &StartSpec) -> Result<(), Error> {
             || path.len() > 4095
             || path.contains('\0')
         {
-            return bad(format!("{path:?} is not a path for a volume"));
+            return bad(format!("{path:?} is not a path for a mount"));
         }
     }
     if spec.memory_bytes == 0 || spec.cpu_millis == 0 || spec.pids_max == 0 {

@@ -24,9 +24,22 @@ impl Runtime {
     /// # Errors
     /// [`Error::Timeout`] and [`Error::Io`]; it can be tried again.
     pub fn kill(&self, name: &str) -> Result<(), Error> {
+        self.kill_with(name, || {})
+    }
+
+    /// As [`Runtime::kill`], and calls `doomed` once the processes have been told to end, before
+    /// waiting for that. One that waits for a frozen file system ends only when somebody thaws it.
+    /// Called also when there is no such sandbox.
+    ///
+    /// # Errors
+    /// As [`Runtime::kill`].
+    pub fn kill_with(&self, name: &str, doomed: impl FnOnce()) -> Result<(), Error> {
         match self.registry.take(name, Instant::now() + KILL_LIMIT)? {
-            Some(hold) => self.tear_down(hold),
-            None => Ok(()),
+            Some(hold) => self.tear_down_with(hold, doomed),
+            None => {
+                doomed();
+                Ok(())
+            }
         }
     }
 
@@ -101,6 +114,10 @@ impl Runtime {
     }
 
     fn tear_down(&self, hold: Hold) -> Result<(), Error> {
+        self.tear_down_with(hold, || {})
+    }
+
+    fn tear_down_with(&self, hold: Hold, doomed: impl FnOnce()) -> Result<(), Error> {
         let deadline = Instant::now() + KILL_LIMIT;
         let slot = hold.slot();
         let record = hold.record();
@@ -113,6 +130,9 @@ impl Runtime {
         if let Some(pidfd) = &init_pidfd {
             // With PID 1 the kernel kills the whole pid name space, and PID 1 ends last.
             send_kill(pidfd).step(|| "kill a sandbox")?;
+        }
+        doomed();
+        if let Some(pidfd) = &init_pidfd {
             wait_gone(pidfd, deadline).step(|| "wait for a sandbox to end")?;
         }
         // What never came to be part of the pid name space.

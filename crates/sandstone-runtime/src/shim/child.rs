@@ -265,7 +265,7 @@ fn ignore_missing(result: io::Result<()>) -> io::Result<()> {
 }
 
 /// Puts everything into the root and makes it the only one.
-fn enter_root(root: &OwnedFd, start: &Start, volumes: Vec<OwnedFd>) -> Result<(), SetupError> {
+fn enter_root(root: &OwnedFd, start: &Start, trees: Vec<OwnedFd>) -> Result<(), SetupError> {
     attach(root, "/root").at("attach the root")?;
     let directory = rustix::fs::openat(
         CWD,
@@ -279,10 +279,10 @@ fn enter_root(root: &OwnedFd, start: &Start, volumes: Vec<OwnedFd>) -> Result<()
             .and_then(|target| relocate(path, target))
             .at(format!("move {path} into the root"))?;
     }
-    for (path, volume) in start.mounts.iter().zip(volumes) {
-        mount_point(&directory, path)
-            .and_then(|target| attach_at(volume, target))
-            .at(format!("attach the volume at {path}"))?;
+    for (place, tree) in start.mounts.iter().zip(trees) {
+        mount_point(&directory, &place.path)
+            .and_then(|target| attach_at(tree, target))
+            .at(format!("mount at {}", place.path))?;
     }
     rustix::process::fchdir(&directory).at("enter the root")?;
     rustix::process::pivot_root(".", ".").at("change the root")?;

@@ -16,7 +16,7 @@ use std::time::{Duration, Instant};
 
 use rustix::fs::Mode;
 
-use crate::control::{Channel, Order, Prepare, Progress, Start, wait_readable};
+use crate::control::{Channel, Order, Prepare, Progress, Root, Start, wait_readable};
 use crate::sys::exec::close_between;
 use isolate::Sandbox;
 
@@ -140,22 +140,36 @@ fn serve(control: &Channel) -> Result<(), SetupError> {
 
 /// Makes the root file system and lets the child go.
 fn launch(sandbox: &Sandbox, start: Start, fds: Vec<OwnedFd>) -> Result<(), SetupError> {
-    let expected = start.mounts.len() + 5;
+    // Socket, ready pipe and agent are beside them.
+    let expected = start.root.descriptors() + 3 + start.mounts.len();
     if fds.len() != expected {
         return Err(SetupError::new(
             "receive the sandbox",
             io::Error::other(format!("{} descriptors, not {expected}", fds.len())),
         ));
     }
-    let (layers, rest) = fds.split_at(2);
-    let (files, volumes) = rest.split_at(3);
-    let root = mounts::overlay(&layers[0], &layers[1], sandbox.idmap.as_fd())?;
-    for (volume, path) in volumes.iter().zip(&start.mounts) {
-        mounts::idmap(volume, sandbox.idmap.as_fd(), 0)
-            .at(format!("map the owners of volume {path}"))?;
+    let (layers, rest) = fds.split_at(start.root.descriptors());
+    let (files, trees) = rest.split_at(3);
+    let idmap = sandbox.idmap.as_fd();
+    let overlay = match start.root {
+        Root::Layers => Some(mounts::overlay(&layers[0], &layers[1], idmap)?),
+        Root::Whole => {
+            mounts::idmap(&layers[0], idmap, 0).at("map the owners of the root")?;
+            None
+        }
+    };
+    let root = overlay.as_ref().unwrap_or(&layers[0]);
+    for (tree, place) in trees.iter().zip(&start.mounts) {
+        let set = match place.read_only {
+            true => libc::MOUNT_ATTR_RDONLY,
+            false => 0,
+        };
+        mounts::idmap(tree, idmap, set).at(format!("map the owners of {}", place.path))?;
     }
-    let passed: Vec<_> = std::iter::once(root.as_fd())
-        .chain(files.iter().chain(volumes).map(AsFd::as_fd))
+    let passed: Vec<_> = std::iter::once(root)
+        .chain(files)
+        .chain(trees)
+        .map(AsFd::as_fd)
         .collect();
     sandbox
         .channel

@@ -1,11 +1,14 @@
 //! What a sandbox can see and do.
 
+use std::os::fd::OwnedFd;
 use std::os::unix::fs::MetadataExt;
 use std::time::Duration;
 
 use rustix::fs::{AtFlags, Mode, OFlags};
+use rustix::mount::OpenTreeFlags;
+use sandstone_runtime::{MountSpec, RootTree};
 
-use crate::support::{Disk, Host, wait_for};
+use crate::support::{Disk, Host, mount_at, tmpfs, wait_for};
 
 #[test]
 fn owners_on_disk_are_those_inside() {
@@ -13,7 +16,7 @@ fn owners_on_disk_are_those_inside() {
     let scratch = Disk::new(host.dir.path(), "scratch");
     let volume = Disk::new(host.dir.path(), "volume");
     let mut spec = host.spec_on("one", scratch.mount());
-    spec.mounts.push((volume.mount(), "/data".to_owned()));
+    spec.mounts.push(mount_at(volume.mount(), "/data"));
     host.start_spec(spec);
     host.root(
         "one",
@@ -263,13 +266,78 @@ fn volumes_go_where_they_should() {
     let host = Host::new();
     let mut spec = host.spec("one");
     for path in ["/data", "/data/inner/deep", "/home/x y/ü"] {
-        spec.mounts.push((crate::support::tmpfs(), path.to_owned()));
+        spec.mounts.push(mount_at(tmpfs(), path));
     }
     host.start_spec(spec);
     assert_eq!(
         host.root("one", "stat -c '%u:%g %a' /data/inner '/home/x y'; grep -c tmpfs.sandstone /proc/mounts || true; mountpoint -q /data && mountpoint -q /data/inner/deep && mountpoint -q '/home/x y/ü' && echo mounted"),
         "0:0 755\n0:0 755\n0\nmounted"
     );
+}
+
+/// The host's programs.
+fn usr() -> OwnedFd {
+    let flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC;
+    rustix::mount::open_tree(rustix::fs::CWD, "/usr", flags).unwrap()
+}
+
+#[test]
+fn a_root_of_its_own_keeps_what_is_written() {
+    let host = Host::new();
+    let disk = Disk::new(host.dir.path(), "root");
+    let start = |name: &str| {
+        // Without its programs: those come from a tree that nothing can be written to.
+        let mut spec = host.spec_from(name, RootTree::Whole(disk.mount()));
+        spec.mounts.push(MountSpec {
+            read_only: true,
+            ..mount_at(usr(), "/usr")
+        });
+        host.start_spec(spec);
+    };
+    {
+        let root = disk.mount();
+        for dir in ["bin", "lib", "lib64", "sbin"] {
+            rustix::fs::symlinkat(format!("usr/{dir}"), &root, dir).unwrap();
+        }
+    }
+    start("one");
+    assert_eq!(
+        host.root("one", "findmnt -no FSTYPE /; stat -c %u:%g /"),
+        "ext4\n0:0"
+    );
+    host.root(
+        "one",
+        "mkdir -m 777 /home; cp /usr/bin/id /home/rootid; chmod 4755 /home/rootid",
+    );
+    let (code, output) = host.script("one", 1000, "echo kept > /home/file; /home/rootid -u");
+    assert_eq!((code, output.as_str()), (0, "0\n"));
+    for script in [
+        "touch /usr/new",
+        "chmod 700 /usr",
+        "mount -o remount,rw /usr",
+    ] {
+        assert_ne!(host.script("one", 0, script).0, 0, "{script}");
+    }
+    host.runtime().kill("one").unwrap();
+    assert!(!disk.is_mounted());
+
+    start("two");
+    assert_eq!(
+        host.root("two", "cat /home/file; stat -c %u:%g /home/file"),
+        "kept\n1000:1000"
+    );
+    host.runtime().kill("two").unwrap();
+    // What was mounted in it has left nothing but empty directories.
+    let root = disk.mount();
+    for dir in ["proc", "sys", "dev", "run", "usr"] {
+        assert_eq!(entries(&root, dir), 0, "{dir}");
+    }
+}
+
+/// How many files a directory holds.
+fn entries(root: &OwnedFd, dir: &str) -> usize {
+    let dir = rustix::fs::openat(root, dir, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty());
+    rustix::fs::Dir::new(dir.unwrap()).unwrap().count() - 2
 }
 
 #[test]
@@ -290,26 +358,20 @@ fn links_in_the_image_do_not_lead_out() {
         rustix::mount::open_tree(
             &tree,
             "",
-            rustix::mount::OpenTreeFlags::OPEN_TREE_CLONE
-                | rustix::mount::OpenTreeFlags::OPEN_TREE_CLOEXEC
-                | rustix::mount::OpenTreeFlags::AT_EMPTY_PATH,
+            OpenTreeFlags::OPEN_TREE_CLONE
+                | OpenTreeFlags::OPEN_TREE_CLOEXEC
+                | OpenTreeFlags::AT_EMPTY_PATH,
         )
         .unwrap()
     };
-    let usr = || {
-        rustix::mount::open_tree(
-            rustix::fs::CWD,
-            "/usr",
-            rustix::mount::OpenTreeFlags::OPEN_TREE_CLONE
-                | rustix::mount::OpenTreeFlags::OPEN_TREE_CLOEXEC,
-        )
-        .unwrap()
+    let layers = || RootTree::Layers {
+        base: base(),
+        scratch: tmpfs(),
     };
-    let mut spec = host.spec("one");
-    spec.base = base();
+    let mut spec = host.spec_from("one", layers());
     spec.mounts = vec![
-        (usr(), "/usr".to_owned()),
-        (crate::support::tmpfs(), "/climbing/volume".to_owned()),
+        mount_at(usr(), "/usr"),
+        mount_at(tmpfs(), "/climbing/volume"),
     ];
     host.start_spec(spec);
     assert_eq!(
@@ -318,12 +380,8 @@ fn links_in_the_image_do_not_lead_out() {
     );
     host.runtime().kill("one").unwrap();
 
-    let mut spec = host.spec("two");
-    spec.base = base();
-    spec.mounts = vec![
-        (usr(), "/usr".to_owned()),
-        (crate::support::tmpfs(), "/magic/volume".to_owned()),
-    ];
+    let mut spec = host.spec_from("two", layers());
+    spec.mounts = vec![mount_at(usr(), "/usr"), mount_at(tmpfs(), "/magic/volume")];
     host.runtime().start(host.prepare(), spec).unwrap_err();
     assert_eq!(std::fs::metadata(image.join("inside")).unwrap().uid(), 0);
     assert_eq!(std::fs::read_dir(image.join("inside")).unwrap().count(), 0);

@@ -6,9 +6,9 @@ use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec};
-use sandstone_runtime::{Error, Runtime};
+use sandstone_runtime::{Error, RootTree, Runtime};
 
-use crate::support::{Disk, HELPER, Host, processes, wait_for};
+use crate::support::{Disk, HELPER, Host, base, mount, mount_at, processes, tmpfs, wait_for};
 
 fn readable(fd: impl AsFd, limit: Duration) -> bool {
     let timeout = Timespec {
@@ -93,7 +93,7 @@ fn bad_descriptions_are_refused_and_leave_nothing() {
     let host = Host::new();
     for path in ["relative", "/", "/a/../b", "", "/a\0b"] {
         let mut spec = host.spec("one");
-        spec.mounts.push((crate::support::tmpfs(), path.to_owned()));
+        spec.mounts.push(mount_at(tmpfs(), path));
         let result = host.runtime().start(host.prepare(), spec);
         assert!(matches!(result, Err(Error::Config(_))), "{path} {result:?}");
     }
@@ -106,16 +106,21 @@ fn bad_descriptions_are_refused_and_leave_nothing() {
 #[test]
 fn failed_starts_say_which_step_and_leave_nothing() {
     let host = Host::new();
-    let mut spec = host.spec("one");
     // procfs cannot be id-mapped.
-    spec.scratch = crate::support::mount("proc", &[]);
-    let error = host.runtime().start(host.prepare(), spec).unwrap_err();
-    assert!(matches!(error, Error::Setup { .. }), "{error:?}");
-    host.assert_clean();
+    let proc = || mount("proc", &[]);
+    let under_proc = RootTree::Layers {
+        base: base(),
+        scratch: proc(),
+    };
+    for root in [under_proc, RootTree::Whole(proc())] {
+        let spec = host.spec_from("one", root);
+        let error = host.runtime().start(host.prepare(), spec).unwrap_err();
+        assert!(matches!(error, Error::Setup { .. }), "{error:?}");
+        host.assert_clean();
+    }
 
     let mut spec = host.spec("one");
-    spec.mounts
-        .push((crate::support::tmpfs(), "/etc/passwd".to_owned()));
+    spec.mounts.push(mount_at(tmpfs(), "/etc/passwd"));
     let error = host.runtime().start(host.prepare(), spec).unwrap_err();
     assert!(error.to_string().contains("/etc/passwd"), "{error}");
     host.assert_clean();
@@ -197,7 +202,7 @@ fn file_systems_end_with_the_sandbox() {
     let scratch = Disk::new(host.dir.path(), "scratch");
     let volume = Disk::new(host.dir.path(), "volume");
     let mut spec = host.spec_on("one", scratch.mount());
-    spec.mounts.push((volume.mount(), "/data".to_owned()));
+    spec.mounts.push(mount_at(volume.mount(), "/data"));
     host.start_spec(spec);
     host.root(
         "one",
@@ -211,8 +216,7 @@ fn file_systems_end_with_the_sandbox() {
 
     let again = Disk::new(host.dir.path(), "again");
     let mut spec = host.spec_on("two", again.mount());
-    spec.mounts
-        .push((volume.mount(), "/other/place".to_owned()));
+    spec.mounts.push(mount_at(volume.mount(), "/other/place"));
     host.start_spec(spec);
     assert_eq!(host.root("two", "cat /other/place/file"), "kept");
     host.runtime().kill("two").unwrap();

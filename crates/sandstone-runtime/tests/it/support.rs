@@ -13,7 +13,9 @@ use std::time::{Duration, Instant};
 
 use rustix::fs::CWD;
 use rustix::mount::{FsMountFlags, FsOpenFlags, MountAttrFlags, OpenTreeFlags};
-use sandstone_runtime::{Agent, Prepared, Running, Runtime, RuntimeConfig, Shim, StartSpec};
+use sandstone_runtime::{
+    Agent, MountSpec, Prepared, RootTree, Running, Runtime, RuntimeConfig, Shim, StartSpec,
+};
 
 pub(crate) const HELPER: &str = env!("CARGO_BIN_EXE_runtime-test-helper");
 
@@ -75,15 +77,20 @@ impl Host {
         self.spec_on(name, tmpfs())
     }
 
+    /// The host's root under this writable layer.
     pub(crate) fn spec_on(&self, name: &str, scratch: OwnedFd) -> StartSpec {
+        let base = base();
+        self.spec_from(name, RootTree::Layers { base, scratch })
+    }
+
+    pub(crate) fn spec_from(&self, name: &str, root: RootTree) -> StartSpec {
         StartSpec {
             name: name.to_owned(),
             hostname: format!("host-{name}"),
             memory_bytes: 512 << 20,
             cpu_millis: 1000,
             pids_max: 256,
-            base: base(),
-            scratch,
+            root,
             mounts: Vec::new(),
             agent_socket: self.socket(name),
         }
@@ -258,6 +265,15 @@ pub(crate) fn base() -> OwnedFd {
         OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC,
     )
     .unwrap()
+}
+
+/// A file system for a sandbox to write to.
+pub(crate) fn mount_at(tree: OwnedFd, path: &str) -> MountSpec {
+    MountSpec {
+        tree,
+        path: path.to_owned(),
+        read_only: false,
+    }
 }
 
 pub(crate) fn tmpfs() -> OwnedFd {

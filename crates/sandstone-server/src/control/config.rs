@@ -10,7 +10,7 @@ use sandstone_core::DELETION_GRACE_MS;
 pub struct ControlConfig {
     /// Never empty.
     regions: Vec<Region>,
-    /// How long a deleted volume's data is kept, milliseconds.
+    /// How long the data of a deleted volume or snapshot is kept, milliseconds.
     pub deletion_grace_ms: i64,
     /// How long a stopped sandbox is listed, milliseconds.
     pub stopped_listed_ms: i64,
@@ -21,8 +21,15 @@ pub struct ControlConfig {
     pub retry_every: Duration,
     /// Longest delay before a failed stop is tried again; it doubles up to this.
     pub retry_max: Duration,
-    /// How often deleted volumes are purged.
+    /// How often what was deleted is looked through for what is to be purged.
     pub purge_every: Duration,
+    /// How often the sizes of images that may have changed are measured. Those of attached volumes
+    /// are never much older.
+    pub measure_every: Duration,
+    /// How often snapshots without a checksum, fragmented ones and those to verify are looked for.
+    pub checks_every: Duration,
+    /// How old the last comparison of a snapshot with its checksum may become.
+    pub verify_every: Duration,
     /// How long a request waits for a volume whose sandbox is being stopped.
     pub release_wait: Duration,
     /// How long [`super::ControlPlane::stop_all`] waits.
@@ -47,6 +54,9 @@ impl ControlConfig {
             retry_every: Duration::from_secs(5),
             retry_max: Duration::from_secs(60),
             purge_every: Duration::from_secs(60),
+            measure_every: Duration::from_secs(30),
+            checks_every: Duration::from_secs(60),
+            verify_every: Duration::from_secs(7 * 24 * 60 * 60),
             // Ending a sandbox takes milliseconds plus the time to flush what it wrote. The Python
             // SDK gives every call 10 s.
             release_wait: Duration::from_secs(8),

@@ -1,10 +1,7 @@
 //! From what went wrong inside to what a client may see. The details go to the log, here, once.
 
-use std::error::Error;
-use std::fmt;
-
 use sandstone_api::{ApiError, ErrorCode, SandboxId};
-use sandstone_node_api::NodeError;
+use sandstone_node_api::{Chain, NodeError};
 use sandstone_store::StoreError;
 
 /// Longest part of a client's own text that is repeated to it.
@@ -36,12 +33,30 @@ pub(super) fn of_store(object: &str, error: StoreError) -> ApiError {
     match error {
         StoreError::SlugTaken(slug) => ApiError::new(
             ErrorCode::SlugAlreadyInUse,
-            format!("another volume has the slug `{slug}`"),
+            format!("another volume or snapshot has the slug `{slug}`"),
         )
-        .with_hint("Choose another slug, or delete that volume."),
+        .with_hint("Choose another slug, or delete what has it."),
         StoreError::VolumeNotFound { name } => ApiError::new(
             ErrorCode::VolumeNotFound,
             format!("there is no volume `{}`", shortened(&name)),
+        ),
+        StoreError::SnapshotNotFound { name } => ApiError::new(
+            ErrorCode::SnapshotNotFound,
+            format!("there is no snapshot `{}`", shortened(&name)),
+        ),
+        StoreError::RootNotFound { name } => ApiError::new(
+            ErrorCode::SnapshotNotFound,
+            format!(
+                "`root`: there is no snapshot or volume `{}`",
+                shortened(&name)
+            ),
+        ),
+        StoreError::NotBootable { name, id } => ApiError::new(
+            ErrorCode::NotBootable,
+            format!("`root` is `{name}` ({id}), which holds no system"),
+        )
+        .with_hint(
+            "Boot from a volume made with `from: \"builtin:debian-13\"`, or a snapshot of one.",
         ),
         StoreError::VolumeIsMounted {
             volume,
@@ -57,23 +72,54 @@ pub(super) fn of_store(object: &str, error: StoreError) -> ApiError {
         } else {
             "A volume is used by one sandbox at a time: stop that sandbox first."
         }),
+        StoreError::VolumeIsBusy { volume, slug } => ApiError::new(
+            ErrorCode::VolumeIsMounted,
+            format!("volume `{slug}` ({volume}) is being enlarged or copied"),
+        )
+        .with_hint("Try again in a moment."),
         StoreError::VolumeNamedTwice { slug } => ApiError::new(
             ErrorCode::InvalidRequest,
-            format!("`volumes` names volume `{slug}` more than once"),
+            format!("volume `{slug}` is named more than once"),
         )
-        .with_hint("Mount a volume at one path only."),
+        .with_hint("Use a volume as the root or at one path only."),
         StoreError::RegionMismatch {
             slug,
-            volume_region,
-            sandbox_region,
+            region,
+            wanted,
         } => ApiError::new(
             ErrorCode::RegionMismatch,
+            format!("`{slug}` is in region {region} and cannot be used in {wanted}"),
+        )
+        .with_hint(
+            "A sandbox and its volumes share one region, and so do a volume and its source.",
+        ),
+        StoreError::CapacityMissing => ApiError::invalid_field(
+            "capacity",
+            "missing",
+            "a number of bytes or a size such as \"1GB\"",
+        ),
+        StoreError::CapacityBelowSource {
+            asked,
+            least,
+            source_name,
+        } => ApiError::new(
+            ErrorCode::CapacityBelowBase,
+            format!("`capacity` is {asked}, and {source_name} needs at least {least}"),
+        )
+        .with_hint(format!("Ask for {least} or more.")),
+        StoreError::NotRestorable { name } => ApiError::new(
+            ErrorCode::NotRestorable,
             format!(
-                "volume `{slug}` is in region {volume_region}, the sandbox would be in \
-                 {sandbox_region}"
+                "`{}` cannot be restored: its data is gone",
+                shortened(&name)
             ),
         )
-        .with_hint("A sandbox and its volumes share one region."),
+        .with_hint("What was deleted can be restored until its grace period is over."),
+        StoreError::SnapshotDamaged { slug, id } => ApiError::new(
+            ErrorCode::SnapshotDamaged,
+            format!("snapshot `{slug}` ({id}) no longer has the content it was taken with"),
+        )
+        .with_hint("Use another snapshot. What can still be read of this one can be exported."),
         StoreError::SandboxNotFound(id) => sandbox_not_found(id),
         StoreError::TokenTaken
         | StoreError::Denied { .. }
@@ -87,7 +133,17 @@ pub(super) fn of_store(object: &str, error: StoreError) -> ApiError {
 
 /// A promise the node could not keep, while it worked on `object`.
 pub(super) fn of_node(object: &str, error: NodeError) -> ApiError {
-    tracing::error!(object, error = %Chain(&error), "the node failed");
+    match &error {
+        NodeError::NotReady(_) | NodeError::NoSuchSandbox(_) | NodeError::InUse(_) => {
+            tracing::info!(object, %error, "the node refused");
+        }
+        NodeError::PoolFull(_)
+        | NodeError::NoSuchImage(_)
+        | NodeError::TimedOut { .. }
+        | NodeError::Failed { .. } => {
+            tracing::error!(object, error = %Chain(&error), "the node failed");
+        }
+    }
     match error {
         NodeError::NotReady(why) => not_ready(&why),
         NodeError::NoSuchSandbox(id) => sandbox_not_found(id),
@@ -95,13 +151,21 @@ pub(super) fn of_node(object: &str, error: NodeError) -> ApiError {
             ErrorCode::PoolFull,
             format!("the storage pool has no room for {object}"),
         )
-        .with_hint("Delete volumes that are no longer needed, or enlarge the pool."),
+        .with_hint(
+            "Delete volumes and snapshots that are no longer needed, or enlarge the pool. What is \
+             deleted takes room until its grace period is over.",
+        ),
+        NodeError::InUse(image) => ApiError::new(
+            ErrorCode::VolumeIsMounted,
+            format!("{image} is in use by a sandbox"),
+        )
+        .with_hint("Try again when that sandbox has ended."),
         NodeError::TimedOut { .. } => ApiError::new(
             ErrorCode::TimedOut,
             format!("handling {object} took too long"),
         )
         .with_hint("The server's log names the step."),
-        NodeError::Failed { .. } => internal(object),
+        NodeError::NoSuchImage(_) | NodeError::Failed { .. } => internal(object),
     }
 }
 
@@ -113,22 +177,8 @@ pub(super) fn not_ready(why: &str) -> ApiError {
     .with_hint("Try again in a moment.")
 }
 
-/// An error with everything that led to it.
-pub(super) struct Chain<'a>(pub(super) &'a dyn Error);
-
-impl fmt::Display for Chain<'_> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}", self.0)?;
-        let mut cause = self.0.source();
-        while let Some(error) = cause {
-            write!(f, ": {error}")?;
-            cause = error.source();
-        }
-        Ok(())
-    }
-}
-
-fn shortened(name: &str) -> String {
+/// A client's own text, cut so that it can be repeated to it.
+pub(super) fn shortened(name: &str) -> String {
     match name.char_indices().nth(NAME_MAX_CHARS) {
         Some((end, _)) => format!("{}…", &name[..end]),
         None => name.to_owned(),

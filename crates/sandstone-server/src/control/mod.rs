@@ -10,31 +10,51 @@
 //!   stopped meanwhile waits for that task and gets its answer.
 //!
 //! ```text
-//! create   begin_sandbox ──► node.start_sandbox ──► sandbox_started ──► the client has an id
-//!                                   │ failed
-//! stop     begin_stop ──► announce ─┴► node.stop_sandbox ──► sandbox_released ──► measure volumes
+//! start     begin_sandbox ──► node.start_sandbox ──► sandbox_started ──► the client has an id
+//!                                    │ failed
+//! stop      begin_stop ──► announce ─┴► node.stop_sandbox ──► sandbox_released ──► measure
+//!
+//! create,   begin_volume ───► node.create_volume ───► finish_volume ────► measure
+//! fork                             │ failed
+//!                                  └► finish_volume (failed) ──► purge
+//! snapshot  begin_snapshot ─► node.create_snapshot ─► finish_snapshot ──► measure
+//!                                  │ failed                         later └► record its checksum
+//!                                  └► finish_snapshot (failed) ──► purge
+//! grow      begin_grow ─────► node.grow_volume ─────► finish_grow
+//! delete    delete_volume (its data stays; restore_volume until the grace period is over)
+//! purge     begin_purge ────► node.remove_image ────► finish_purge
 //! ```
+//!
+//! A volume and a snapshot are each an *image* to the node. No image depends on another: forks and
+//! snapshots share blocks with their source, and any of them may go first.
 
+mod archive;
 mod config;
 mod error;
+mod files;
+mod image;
 mod live;
+mod maintenance;
+mod making;
 mod page;
+mod pool;
 mod reconcile;
 mod recover;
 mod sandbox;
+mod show;
+mod snapshot;
 mod stop;
 #[cfg(test)]
 mod tests;
 mod token;
 mod volume;
 
-use std::collections::HashSet;
 use std::fmt;
 use std::future::Future;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex};
 
-use sandstone_api::{ApiError, ErrorCode, IdSuffix, Region, VolumeId};
+use sandstone_api::{ApiError, ErrorCode, IdSuffix, Region};
 use sandstone_core::{Clock, Entropy};
 use sandstone_node_api::{NodeApi, Readiness};
 use sandstone_store::{OrganisationId, Store, StoreError, TokenHash};
@@ -42,13 +62,17 @@ use tokio::sync::Notify;
 use tokio::time::{Instant, timeout_at};
 use tokio_util::task::TaskTracker;
 
+pub use archive::{Export, NewImport};
 pub use config::ControlConfig;
+pub use files::Content;
+pub use maintenance::{Download, Upload};
 pub use page::{Page, PageRequest};
 pub use sandbox::NewSandbox;
 pub use token::{Token, admit};
-pub use volume::NewVolume;
+pub use volume::{NewVolume, Source};
 
 use live::LiveMap;
+use making::MakingSet;
 
 /// Longest token that is looked at. Ours have 44 characters.
 const TOKEN_MAX_BYTES: usize = 512;
@@ -61,14 +85,22 @@ pub struct ControlPlane {
     entropy: Arc<dyn Entropy>,
     config: ControlConfig,
     live: LiveMap,
-    /// The volumes whose images are being made now.
-    making: Mutex<HashSet<VolumeId>>,
+    making: MakingSet,
+    /// Held by the one who enlarges a volume.
+    growing: tokio::sync::Mutex<()>,
+    /// Held by the one who reads a whole snapshot.
+    reading: tokio::sync::Mutex<()>,
+    /// Turns of those who make or unpack archives.
+    archives: Arc<tokio::sync::Semaphore>,
     /// Work that outlives the requests that asked for it.
     tasks: TaskTracker,
     /// Woken when a sandbox with a deadline has started.
     deadlines: Notify,
-    /// Woken whenever a sandbox was released.
+    /// Woken whenever a volume may have become free: its sandbox was released, or it was enlarged
+    /// or copied.
     released: Notify,
+    /// Woken when a snapshot was taken.
+    new_snapshots: Notify,
     /// Set when the last server's work was taken up: nothing new is begun before, or it would look
     /// like something the last server left.
     recovered: AtomicBool,
@@ -108,10 +140,14 @@ impl ControlPlane {
             entropy,
             config,
             live: LiveMap::default(),
-            making: Mutex::default(),
+            making: MakingSet::default(),
+            growing: tokio::sync::Mutex::default(),
+            reading: tokio::sync::Mutex::default(),
+            archives: archive::turns(),
             tasks: TaskTracker::new(),
             deadlines: Notify::new(),
             released: Notify::new(),
+            new_snapshots: Notify::new(),
             recovered: AtomicBool::new(false),
             draining: AtomicBool::new(false),
         })
@@ -207,9 +243,10 @@ impl ControlPlane {
         }
     }
 
-    /// Tries again whenever a sandbox was released, as long as the only obstacle is one that is
-    /// being stopped already. A client that ends a sandbox by hanging up and at once uses its
-    /// volume again cannot know that the volume is still on its way to the disk.
+    /// Tries again whenever a volume became free, as long as the only obstacle is a sandbox that is
+    /// being stopped already, or a volume that is being enlarged or copied. A client that ends a
+    /// sandbox by hanging up and at once uses its volume again cannot know that the volume is still
+    /// on its way to the disk.
     async fn once_released<T, F>(&self, mut attempt: impl FnMut() -> F) -> Result<T, StoreError>
     where
         F: Future<Output = Result<T, StoreError>>,
@@ -219,11 +256,16 @@ impl ControlPlane {
             let mut released = std::pin::pin!(self.released.notified());
             // From here on no release is missed.
             released.as_mut().enable();
-            match attempt().await {
+            let result = attempt().await;
+            let is_worth_waiting = matches!(
+                result,
                 Err(StoreError::VolumeIsMounted {
-                    releasing: true, ..
-                }) if timeout_at(limit, released).await.is_ok() => {}
-                result => return result,
+                    releasing: true,
+                    ..
+                } | StoreError::VolumeIsBusy { .. })
+            );
+            if !is_worth_waiting || timeout_at(limit, released).await.is_err() {
+                return result;
             }
         }
     }

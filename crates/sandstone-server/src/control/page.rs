@@ -4,7 +4,7 @@ use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use sandstone_api::ApiError;
 use sandstone_core::Timestamp;
-use sandstone_store::VolumePosition;
+use sandstone_store::{ImagePosition, ImagesPage};
 
 /// Items on a page when the client names no number.
 const LIMIT_DEFAULT: u32 = 100;
@@ -21,6 +21,8 @@ pub struct PageRequest {
     pub cursor: Option<String>,
     /// Only items whose slug contains this.
     pub search: Option<String>,
+    /// Instead of what exists, what was deleted and can be restored.
+    pub deleted: bool,
 }
 
 /// A part of a list.
@@ -33,8 +35,34 @@ pub struct Page<T> {
 }
 
 impl PageRequest {
-    /// The number of items to show, checked.
-    pub(super) fn checked_limit(&self) -> Result<u32, ApiError> {
+    /// What to ask the store for: one item more than is shown tells whether there is a next page.
+    pub(super) fn query(&self) -> Result<ImagesPage<'_>, ApiError> {
+        Ok(ImagesPage {
+            limit: self.checked_limit()? + 1,
+            after: self.position()?,
+            search: self.search.as_deref(),
+            deleted: self.deleted,
+        })
+    }
+
+    /// The page, of what the store has answered.
+    pub(super) fn answer<R, T>(
+        &self,
+        mut rows: Vec<R>,
+        position: impl Fn(&R) -> ImagePosition,
+        show: impl Fn(&R) -> T,
+    ) -> Result<Page<T>, ApiError> {
+        let limit = usize::try_from(self.checked_limit()?).unwrap_or(usize::MAX);
+        let has_more = rows.len() > limit;
+        rows.truncate(limit);
+        let last = rows.last().filter(|_| has_more);
+        Ok(Page {
+            next_cursor: last.map(|row| encode(position(row))),
+            items: rows.iter().map(show).collect(),
+        })
+    }
+
+    fn checked_limit(&self) -> Result<u32, ApiError> {
         let limit = self.limit.unwrap_or(LIMIT_DEFAULT);
         if (1..=LIMIT_MAX).contains(&limit) {
             Ok(limit)
@@ -48,7 +76,7 @@ impl PageRequest {
     }
 
     /// The place that the cursor names.
-    pub(super) fn position(&self) -> Result<Option<VolumePosition>, ApiError> {
+    fn position(&self) -> Result<Option<ImagePosition>, ApiError> {
         self.cursor
             .as_deref()
             .map(|cursor| {
@@ -61,7 +89,7 @@ impl PageRequest {
 }
 
 /// The text that names a place.
-pub(super) fn encode(position: VolumePosition) -> String {
+fn encode(position: ImagePosition) -> String {
     URL_SAFE_NO_PAD.encode(format!(
         "{}.{}",
         position.created_at.as_millis(),
@@ -69,10 +97,10 @@ pub(super) fn encode(position: VolumePosition) -> String {
     ))
 }
 
-fn decode(cursor: &str) -> Option<VolumePosition> {
+fn decode(cursor: &str) -> Option<ImagePosition> {
     let text = String::from_utf8(URL_SAFE_NO_PAD.decode(cursor).ok()?).ok()?;
     let (created_at, id) = text.split_once('.')?;
-    Some(VolumePosition {
+    Some(ImagePosition {
         created_at: Timestamp::from_millis(created_at.parse().ok()?),
         id: id.parse().ok()?,
     })
@@ -84,22 +112,28 @@ mod tests {
 
     #[test]
     fn cursors_survive_text() {
-        let position = VolumePosition {
-            created_at: Timestamp::from_millis(1_700_000_000_123),
-            id: "vol_ord_1at5nn58e77rtd11e3k3".parse().unwrap(),
-        };
         let request = |cursor: &str| PageRequest {
             cursor: Some(cursor.to_owned()),
             ..PageRequest::default()
         };
-        let cursor = encode(position);
-        assert!(
-            cursor
-                .bytes()
-                .all(|b| b.is_ascii_alphanumeric() || b"-_".contains(&b))
-        );
-        assert_eq!(request(&cursor).position().unwrap(), Some(position));
-        for nonsense in ["", "!", "AAAA", &cursor[1..], "MS4"] {
+        for id in [
+            "vol_ord_1at5nn58e77rtd11e3k3",
+            "snp_ord_1at5nn58e77rtd11e3k3",
+        ] {
+            let position = ImagePosition {
+                created_at: Timestamp::from_millis(1_700_000_000_123),
+                id: id.parse().unwrap(),
+            };
+            let cursor = encode(position);
+            assert!(
+                cursor
+                    .bytes()
+                    .all(|b| b.is_ascii_alphanumeric() || b"-_".contains(&b))
+            );
+            assert_eq!(request(&cursor).position().unwrap(), Some(position));
+            assert!(request(&cursor[1..]).position().is_err());
+        }
+        for nonsense in ["", "!", "AAAA", "MS4"] {
             assert!(request(nonsense).position().is_err(), "{nonsense}");
         }
         assert_eq!(PageRequest::default().position().unwrap(), None);

@@ -8,11 +8,11 @@ use futures_util::StreamExt;
 use futures_util::stream;
 use sandstone_api::SandboxId;
 use sandstone_core::{Lifetime, SandboxState, StopReason};
+use sandstone_node_api::Chain;
 use sandstone_store::{Sandbox, StoreError};
 use tokio::time::timeout;
 
 use super::ControlPlane;
-use super::error::Chain;
 
 /// Sandboxes that are looked at together: each may wait for a flush to the disk.
 const AT_ONCE: usize = 16;
@@ -24,33 +24,51 @@ impl ControlPlane {
     /// Brings everything that was under way when the last server ended to an end. To be called
     /// once; nothing new is begun before it has ended.
     ///
-    /// * A volume that was being made is given up.
     /// * A sandbox that was starting or stopping, or whose life hung on a connection, is ended.
     /// * A sandbox with a deadline goes on if its agent still answers.
-    /// * What the node has and the store does not know, or knows as stopped, is removed.
+    /// * What the node has of sandboxes that the store does not know, or knows as stopped, is
+    ///   removed.
+    /// * A volume or snapshot that was being made is given up.
+    /// * A volume that was being enlarged is enlarged again.
+    /// * Images without a row and rows without an image are reported. Neither is ever removed or
+    ///   made here: one of them may be somebody's data.
     ///
     /// What the node cannot do now is logged and tried again by [`ControlPlane::run`].
     ///
     /// # Errors
-    /// [`StoreError`] when the database cannot be read or written: the server must not start.
+    /// [`StoreError`] when the database cannot be read or written: the server must not go on.
     pub async fn recover(self: &Arc<Self>) -> Result<(), StoreError> {
-        for id in self.store.half_created_volumes().await? {
-            // First the record: from here on the purge job removes the image if we cannot.
-            self.store
-                .finish_volume(id, false, self.clock.now())
-                .await?;
-            tracing::warn!(volume = %id, "gave up a volume that was being made");
-            if let Err(error) = self.node.remove_volume(id).await {
-                tracing::warn!(volume = %id, error = %Chain(&error), "a half-made image stays");
-            }
-        }
+        // Sandboxes first: one of them may hold a volume that was being filled.
         let unfinished = self.store.unfinished_sandboxes().await?;
         stream::iter(unfinished)
             .for_each_concurrent(AT_ONCE, |sandbox| self.recover_sandbox(sandbox))
             .await;
         self.remove_unknown().await?;
+        for image in self.store.half_created().await? {
+            tracing::warn!(%image, "giving up an image that was being made");
+            let reason = "the server ended while it was being made".to_owned();
+            self.try_give_up(image, reason).await?;
+        }
+        self.finish_growing().await?;
+        self.report_mismatch().await;
         self.recovered.store(true, Ordering::SeqCst);
         Ok(())
+    }
+
+    async fn report_mismatch(&self) {
+        // A failure is logged where it happens.
+        let Ok(found) = self.mismatch().await else {
+            return;
+        };
+        for image in &found.unknown {
+            tracing::warn!(
+                image = image.shown(),
+                "nobody has this image; `sandstone pool clean` removes it"
+            );
+        }
+        for image in &found.missing {
+            tracing::error!(%image, "there is no image of it: its data is lost");
+        }
     }
 
     async fn recover_sandbox(self: &Arc<Self>, sandbox: Sandbox) {

@@ -1,23 +1,25 @@
 //! What clients do with sandboxes, except ending them.
 
 use std::collections::BTreeMap;
+use std::future::Future;
 use std::sync::Arc;
 
-use sandstone_api::{self as api, ApiError, Region, SandboxId, SandboxStatus};
+use sandstone_api::{self as api, ApiError, IdSuffix, Region, SandboxId, VolumeId};
 use sandstone_core::{
     LIFETIME_MAX_MS, Labels, Lifetime, Memory, MountPath, SandboxState, StopReason, Timestamp,
 };
-use sandstone_node_api::{AgentClient, Mount, NodeError, Readiness, SandboxSpec};
-use sandstone_store::{BegunSandbox, Sandbox, StoreError};
+use sandstone_crash::Point;
+use sandstone_node_api::{AgentClient, Chain, Mount, NodeError, Readiness, Root, SandboxSpec};
+use sandstone_store::{BegunRoot, StoreError};
 use tokio::runtime::Handle;
 
-use super::error::{self, Chain};
-use super::{ControlPlane, Principal};
+use super::error;
+use super::{ControlPlane, Principal, show};
 
 /// A sandbox that a client wants.
 #[derive(Debug, Clone)]
 pub struct NewSandbox {
-    /// Where it is to run; else where its volumes are, else in the default region.
+    /// Where it is to run; else where its root and its volumes are, else in the default region.
     pub region: Option<Region>,
     /// How long it is to live; cut to [`LIFETIME_MAX_MS`] from now.
     pub lifetime: Lifetime,
@@ -25,6 +27,8 @@ pub struct NewSandbox {
     pub memory: Memory,
     /// Labels.
     pub labels: Labels,
+    /// What its `/` is: a bootable volume or snapshot, by id or slug; else the base image.
+    pub root: Option<String>,
     /// Where to mount which volumes, by id or slug; a parent path before what lies below it.
     pub volumes: Vec<(MountPath, String)>,
     /// Variables for every process in it.
@@ -36,8 +40,9 @@ impl ControlPlane {
     /// the id, the sandbox is ended again: nobody else knows of it, and it holds volumes.
     ///
     /// # Errors
-    /// `INVALID_REQUEST`, `VOLUME_NOT_FOUND`, `VOLUME_IS_MOUNTED`, `REGION_MISMATCH`, `NOT_READY`,
-    /// `POOL_FULL`, `TIMED_OUT`, `INTERNAL`. Nothing is left of the sandbox then.
+    /// `INVALID_REQUEST`, `VOLUME_NOT_FOUND`, `SNAPSHOT_NOT_FOUND`, `NOT_BOOTABLE`,
+    /// `SNAPSHOT_DAMAGED`, `VOLUME_IS_MOUNTED`, `REGION_MISMATCH`, `NOT_READY`, `POOL_FULL`,
+    /// `TIMED_OUT`, `INTERNAL`. Nothing is left of the sandbox then.
     pub async fn create_sandbox(
         self: &Arc<Self>,
         who: &Principal,
@@ -54,9 +59,14 @@ impl ControlPlane {
             lifetime: self.bounded(new.lifetime)?,
             memory: new.memory,
             labels: new.labels,
+            root: new.root,
             volumes: new.volumes,
         };
-        let work = self.clone().start(row, new.environment);
+        let control = self.clone();
+        let work = async move {
+            let begin = || control.begin_sandbox(&row, &new.environment);
+            control.start(row.suffix, begin).await
+        };
         let unclaimed = self.carry_out("the sandbox", work).await?;
         Ok(unclaimed.claim())
     }
@@ -81,6 +91,8 @@ impl ControlPlane {
             NodeError::NoSuchSandbox(_) => error::sandbox_not_found(id),
             NodeError::NotReady(_)
             | NodeError::PoolFull(_)
+            | NodeError::InUse(_)
+            | NodeError::NoSuchImage(_)
             | NodeError::TimedOut { .. }
             | NodeError::Failed { .. } => error::of_node(&object, error),
         })
@@ -121,7 +133,7 @@ impl ControlPlane {
             .list_sandboxes(who.organisation, labels, stopped_after)
             .await
             .map_err(|error| error::of_store("the list of sandboxes", error))?;
-        Ok(sandboxes.into_iter().map(shown).collect())
+        Ok(sandboxes.into_iter().map(show::sandbox).collect())
     }
 
     fn bounded(&self, lifetime: Lifetime) -> Result<Lifetime, ApiError> {
@@ -139,32 +151,29 @@ impl ControlPlane {
         Ok(Lifetime::Until(until.min(now.plus_millis(LIFETIME_MAX_MS))))
     }
 
-    async fn start(
-        self: Arc<Self>,
-        row: sandstone_store::NewSandbox,
-        environment: BTreeMap<String, String>,
-    ) -> Result<Unclaimed, ApiError> {
+    /// Records a sandbox with `begin` and starts it. Called again, `begin` has not changed anything
+    /// before. To be run as a task of its own.
+    pub(super) async fn start<F>(
+        self: &Arc<Self>,
+        suffix: IdSuffix,
+        begin: impl FnMut() -> F,
+    ) -> Result<Unclaimed, ApiError>
+    where
+        F: Future<Output = Result<SandboxSpec, StoreError>>,
+    {
         if let Readiness::NotReady(why) = self.readiness().await {
             return Err(error::not_ready(&why));
         }
         // Whoever wants to stop it waits until it has started. Taken before there is anything to
         // be stopped.
-        let live = self.live.get(row.suffix.as_str());
+        let live = self.live.get(suffix.as_str());
         let mut work = live.work.lock().await;
-        let begin = || self.store.begin_sandbox(&row, self.clock.now());
-        let BegunSandbox { id, mounts } = self
+        let spec = self
             .once_released(begin)
             .await
             .map_err(|error| error::of_store("the sandbox", error))?;
-        let spec = SandboxSpec {
-            id,
-            memory: row.memory,
-            mounts: mounts
-                .into_iter()
-                .map(|(volume, path)| Mount { volume, path })
-                .collect(),
-            environment,
-        };
+        sandstone_crash::at(Point::AttachRecorded);
+        let id = spec.id;
         let error = match self.start_on_node(&spec).await {
             Ok(()) => {
                 tracing::info!(sandbox = %id, "sandbox started");
@@ -185,6 +194,29 @@ impl ControlPlane {
         Err(error)
     }
 
+    async fn begin_sandbox(
+        &self,
+        row: &sandstone_store::NewSandbox,
+        environment: &BTreeMap<String, String>,
+    ) -> Result<SandboxSpec, StoreError> {
+        let begun = self.store.begin_sandbox(row, self.clock.now()).await?;
+        let mount = |(volume, path): (VolumeId, MountPath)| Mount {
+            image: volume.into(),
+            path,
+        };
+        Ok(SandboxSpec {
+            id: begun.id,
+            memory: row.memory,
+            root: match begun.root {
+                BegunRoot::Base => Root::Base,
+                BegunRoot::Snapshot(id) => Root::Snapshot(id),
+                BegunRoot::Volume(id) => Root::Volume(id),
+            },
+            mounts: begun.mounts.into_iter().map(mount).collect(),
+            environment: environment.clone(),
+        })
+    }
+
     async fn start_on_node(&self, spec: &SandboxSpec) -> Result<(), ApiError> {
         let object = format!("sandbox {}", spec.id);
         // Asked again after the sandbox was recorded: either we see the shutdown here, or the
@@ -194,6 +226,7 @@ impl ControlPlane {
         }
         let started = self.node.start_sandbox(spec).await;
         started.map_err(|error| error::of_node(&object, error))?;
+        sandstone_crash::at(Point::AttachStarted);
         match self.store.sandbox_started(spec.id).await {
             Err(StoreError::Denied { .. }) if self.is_draining() => Err(error::shutting_down()),
             started => started.map_err(|error| error::of_store(&object, error)),
@@ -202,7 +235,7 @@ impl ControlPlane {
 }
 
 /// A sandbox whose id nobody has heard yet. Dropped unheard, it ends the sandbox.
-struct Unclaimed {
+pub(super) struct Unclaimed {
     /// Taken when the id is heard.
     control: Option<Arc<ControlPlane>>,
     /// Dropping may happen outside a task.
@@ -211,7 +244,11 @@ struct Unclaimed {
 }
 
 impl Unclaimed {
-    fn claim(mut self) -> SandboxId {
+    pub(super) fn id(&self) -> SandboxId {
+        self.id
+    }
+
+    pub(super) fn claim(mut self) -> SandboxId {
         self.control = None;
         self.id
     }
@@ -223,7 +260,7 @@ impl Drop for Unclaimed {
             return;
         };
         let id = self.id;
-        tracing::info!(sandbox = %id, "its client went away before it had started");
+        tracing::info!(sandbox = %id, "its client went away");
         let tasks = control.tasks.clone();
         let stop = async move {
             if let Err(error) = control.stop(id, StopReason::SessionEnded).await {
@@ -232,29 +269,4 @@ impl Drop for Unclaimed {
         };
         tasks.spawn_on(stop, &self.runtime);
     }
-}
-
-fn shown(sandbox: Sandbox) -> api::Sandbox {
-    api::Sandbox {
-        id: sandbox.id.to_string(),
-        created_at: rfc3339(sandbox.created_at),
-        stopped_at: sandbox.stopped_at.map(rfc3339),
-        region: sandbox.region.to_string(),
-        status: match sandbox.state {
-            // It still holds its volumes, so it is not "stopped".
-            SandboxState::Starting | SandboxState::Running | SandboxState::Stopping => {
-                SandboxStatus::Running
-            }
-            SandboxState::Stopped => SandboxStatus::Stopped,
-        },
-        labels: sandbox.labels,
-    }
-}
-
-/// RFC 3339 in UTC. An instant that jiff does not know, after the year 9999, is shown as the last
-/// one it knows.
-fn rfc3339(at: Timestamp) -> String {
-    jiff::Timestamp::from_millisecond(at.as_millis())
-        .unwrap_or(jiff::Timestamp::MAX)
-        .to_string()
 }

@@ -12,10 +12,12 @@ use std::time::Duration;
 use futures_util::future::join_all;
 use sandstone_api::{ApiError, SandboxId};
 use sandstone_core::{Lifetime, SandboxState, StopReason};
+use sandstone_crash::Point;
+use sandstone_node_api::Chain;
 use sandstone_store::{StopBegun, StoreError};
 use tokio::time::{sleep, timeout};
 
-use super::error::{self, Chain};
+use super::error;
 use super::live::{LastStop, Live};
 use super::{ControlPlane, Principal};
 
@@ -154,6 +156,7 @@ impl ControlPlane {
         let begun = self.store.begin_stop(id, reason).await;
         let begun = begun.map_err(|error| error::of_store(&format!("sandbox {id}"), error))?;
         live.announce(begun.reason);
+        sandstone_crash::at(Point::DetachRecorded);
         Ok(begun)
     }
 
@@ -191,11 +194,11 @@ impl ControlPlane {
     ) -> Result<(), ApiError> {
         let object = format!("sandbox {id}");
         let released = match self.node.stop_sandbox(id).await {
-            Ok(()) => self
-                .store
-                .sandbox_released(id, self.clock.now())
-                .await
-                .map_err(|error| error::of_store(&object, error)),
+            Ok(()) => {
+                sandstone_crash::at(Point::DetachDone);
+                let released = self.store.sandbox_released(id, self.clock.now()).await;
+                released.map_err(|error| error::of_store(&object, error))
+            }
             Err(error) => Err(error::of_node(&object, error)),
         };
         work.failure = released.as_ref().err().cloned();
@@ -206,7 +209,7 @@ impl ControlPlane {
             let volumes = begun.volumes.clone();
             self.tasks.spawn(async move {
                 for volume in volumes {
-                    control.measure(volume).await;
+                    control.measure(volume.into()).await;
                 }
             });
         }

@@ -1,17 +1,21 @@
 //! The edge: HTTP and WebSocket for clients.
 //!
 //! ```text
-//! request ─► trace id ─► route ─► Principal ─► dialect (deno/) ─► ControlPlane
+//! request ─► trace id ─► route ─► Principal ─► dialect (deno/, own/) ─► ControlPlane
 //!                                                  └─ WebSocket ─► AgentClient
 //! ```
 //!
-//! A dialect is what one family of clients speaks; `deno` is that of the official SDKs. A
-//! handler parses into checked types, asks the [`ControlPlane`] for one thing and translates the
-//! answer. Nothing below this module knows a dialect, and no decision about volumes or sandboxes
-//! is taken here. To add a dialect, add a module with a `routes()` next to `deno`.
+//! A dialect is what one family of clients speaks; `deno` is that of the official SDKs, `own` that
+//! of our command line. A handler parses into checked types, asks the [`ControlPlane`] for one
+//! thing and translates the answer. Nothing below this module knows a dialect, and no decision
+//! about volumes or sandboxes is taken here. What dialects share is in `input` and `query`. To add
+//! a dialect, add a module with a `routes()` next to `deno`.
 
 mod auth;
 mod deno;
+mod input;
+mod own;
+mod query;
 mod reply;
 #[cfg(test)]
 mod tests;
@@ -68,6 +72,7 @@ pub fn router(control: Arc<ControlPlane>, config: EdgeConfig) -> Router {
     Router::new()
         .route("/healthz", get(healthz))
         .merge(deno::routes())
+        .merge(own::routes())
         .fallback(no_such_route)
         .method_not_allowed_fallback(no_such_method)
         .layer(middleware::from_fn_with_state(edge.clone(), trace::layer))

@@ -38,11 +38,22 @@ struct Request {
     extents: [Extent; BATCH],
 }
 
-/// Bytes of written extents: those no other file shares, and all.
+/// The written extents of a file.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct Extents {
+    /// Bytes in those that no other file shares.
+    pub(crate) own: u64,
+    /// Bytes in all.
+    pub(crate) all: u64,
+    /// How many there are.
+    pub(crate) count: u64,
+}
+
+/// Looks at the written extents of a file.
 ///
 /// # Errors
 /// The system's.
-pub(crate) fn usage(file: &File) -> io::Result<(u64, u64)> {
+pub(crate) fn extents(file: &File) -> io::Result<Extents> {
     let mut request = Box::new(Request {
         start: 0,
         length: u64::MAX,
@@ -52,7 +63,7 @@ pub(crate) fn usage(file: &File) -> io::Result<(u64, u64)> {
         reserved: 0,
         extents: [Extent::default(); BATCH],
     });
-    let (mut own, mut all) = (0, 0);
+    let mut extents = Extents::default();
     loop {
         // SAFETY: the descriptor is open, and the struct has room for `extent_count` extents.
         let result =
@@ -62,18 +73,19 @@ pub(crate) fn usage(file: &File) -> io::Result<(u64, u64)> {
         }
         let mapped = (request.mapped_extents as usize).min(BATCH);
         let Some(last) = request.extents[..mapped].last().copied() else {
-            return Ok((own, all));
+            return Ok(extents);
         };
         for extent in &request.extents[..mapped] {
             if extent.flags & FIEMAP_EXTENT_UNWRITTEN == 0 {
-                all += extent.length;
+                extents.all += extent.length;
+                extents.count += 1;
                 if extent.flags & FIEMAP_EXTENT_SHARED == 0 {
-                    own += extent.length;
+                    extents.own += extent.length;
                 }
             }
         }
         if last.flags & FIEMAP_EXTENT_LAST != 0 {
-            return Ok((own, all));
+            return Ok(extents);
         }
         request.start = last.logical.saturating_add(last.length);
         request.length = u64::MAX - request.start;

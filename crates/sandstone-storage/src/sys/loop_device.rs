@@ -101,7 +101,7 @@ impl LoopDevice {
         let Some(number) = holder(image)? else {
             return Ok(None);
         };
-        let file = File::options().read(true).write(true).open(path(number))?;
+        let file = File::open(path(number))?;
         // While it is open it cannot clear itself; before, it could.
         Ok((holder(image)? == Some(number)).then_some(Self { number, file }))
     }

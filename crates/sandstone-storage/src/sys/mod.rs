@@ -2,5 +2,6 @@
 
 pub(crate) mod extent_hint;
 pub(crate) mod fiemap;
+pub(crate) mod freeze;
 pub(crate) mod loop_device;
 pub(crate) mod mount;

@@ -9,13 +9,27 @@ use std::thread;
 use std::time::Duration;
 
 use rustix::fs::{Dir, Mode, OFlags, openat};
-use sandstone_storage::{Pool, PoolConfig};
+use sandstone_storage::{ImageKind, ImageName, Pool, PoolConfig, VolumeUse};
 
 pub(crate) const MIB: u64 = 1 << 20;
 /// The smallest volume there is.
 pub(crate) const SMALL: u64 = 300_000_000;
 /// How long a release may take on a busy machine.
 pub(crate) const LIMIT: Duration = Duration::from_secs(30);
+
+pub(crate) const fn volume(name: &str) -> ImageName<'_> {
+    ImageName {
+        kind: ImageKind::Volume,
+        name,
+    }
+}
+
+pub(crate) const fn snapshot(name: &str) -> ImageName<'_> {
+    ImageName {
+        kind: ImageKind::Snapshot,
+        name,
+    }
+}
 
 /// A pool in a directory of its own. At the end it is closed, or the test fails: nothing may be
 /// left behind.
@@ -54,6 +68,26 @@ impl Fixture {
         self.config.dir.join(kind).join(format!("{name}.img"))
     }
 
+    /// A small base image, as a file outside the pool: `/v/etc/release` says `tiny`.
+    pub(crate) fn base(&self) -> PathBuf {
+        let content = self._directory.path().join("base");
+        let image = self._directory.path().join("base.img");
+        std::fs::create_dir_all(content.join("v/etc")).unwrap();
+        std::fs::write(content.join("v/etc/release"), "tiny").unwrap();
+        run(Command::new("mkfs.ext4")
+            .args(["-q", "-b", "4096", "-m", "0", "-O", "^has_journal", "-d"])
+            .args([&content, &image])
+            .arg("32M"));
+        image
+    }
+
+    /// Checks the file system in an image that is not attached.
+    pub(crate) fn check(&self, kind: &str, name: &str) {
+        run(Command::new("e2fsck")
+            .args(["-f", "-n"])
+            .arg(self.image(kind, name)));
+    }
+
     /// Copies an image as a crash would leave it: what is on disk at this moment.
     pub(crate) fn clone_image(&self, from: &str, to: &str) {
         run(Command::new("cp")
@@ -86,6 +120,23 @@ impl Drop for Fixture {
             closed.unwrap();
         }
     }
+}
+
+/// What is in a volume's file, by attaching it.
+pub(crate) fn read_volume(pool: &Pool, name: &str, file: &str) -> Vec<u8> {
+    let mount = pool.attach_volume(name, VolumeUse::Data).unwrap();
+    let content = read(&mount, file);
+    drop(mount);
+    pool.release_volume(name, LIMIT).unwrap();
+    content
+}
+
+/// Writes a file to a volume, by attaching it.
+pub(crate) fn write_volume(pool: &Pool, name: &str, file: &str, content: &[u8]) {
+    let mount = pool.attach_volume(name, VolumeUse::Data).unwrap();
+    write(&mount, file, content).unwrap();
+    drop(mount);
+    pool.release_volume(name, LIMIT).unwrap();
 }
 
 /// Runs a program that has to succeed, and returns what it printed.

@@ -5,7 +5,7 @@ use std::path::Path;
 use std::process::Command;
 
 use rustix::mount::{MountFlags, UnmountFlags, mount, unmount};
-use sandstone_storage::{Pool, StorageError};
+use sandstone_storage::{ImageKind, Pool, StorageError, VolumeUse};
 
 use crate::fixture::{Fixture, LIMIT, MIB, SMALL, read, run, write};
 
@@ -22,7 +22,7 @@ fn a_pool_is_reserved_closed_and_opened_again() {
     pool.close().unwrap();
     assert_eq!(fixture.loop_devices(""), 0);
     assert_eq!(fs::read_dir(&fixture.config.dir).unwrap().count(), 0);
-    assert_eq!(fixture.open().volumes().unwrap(), ["kept"]);
+    assert_eq!(fixture.open().images(ImageKind::Volume).unwrap(), ["kept"]);
 }
 
 #[test]
@@ -30,7 +30,7 @@ fn a_pool_is_taken_up_again_after_a_crash() {
     let fixture = Fixture::new();
     let pool = fixture.open();
     pool.create_volume("kept", SMALL).unwrap();
-    let mount = pool.attach_volume("kept").unwrap();
+    let mount = pool.attach_volume("kept", VolumeUse::Data).unwrap();
     let leftover = fixture.config.dir.join("volumes/.half.img.1-0.new");
     fs::write(&leftover, b"").unwrap();
     drop(pool);
@@ -39,7 +39,7 @@ fn a_pool_is_taken_up_again_after_a_crash() {
     assert!(!leftover.exists());
     assert!(pool.is_attached("kept").unwrap());
     assert!(matches!(
-        pool.attach_volume("kept"),
+        pool.attach_volume("kept", VolumeUse::Data),
         Err(StorageError::AlreadyAttached { .. })
     ));
     let refused = pool.close().unwrap_err().to_string();
@@ -56,7 +56,7 @@ fn a_pool_that_lives_on_elsewhere_gets_no_second_device() {
     let fixture = Fixture::new();
     let pool = fixture.open();
     pool.create_volume("kept", SMALL).unwrap();
-    let held = pool.attach_volume("kept").unwrap();
+    let held = pool.attach_volume("kept", VolumeUse::Data).unwrap();
     drop(pool);
     // As when the namespace of a dead server has gone, but its sandboxes have not.
     unmount(&fixture.config.dir, UnmountFlags::DETACH).unwrap();
@@ -67,7 +67,7 @@ fn a_pool_that_lives_on_elsewhere_gets_no_second_device() {
     write(&held, "still", b"works").unwrap();
     drop(held);
     pool.release_volume("kept", LIMIT).unwrap();
-    let mount = pool.attach_volume("kept").unwrap();
+    let mount = pool.attach_volume("kept", VolumeUse::Data).unwrap();
     assert_eq!(read(&mount, "still"), b"works");
     drop(mount);
     pool.release_volume("kept", LIMIT).unwrap();
@@ -133,7 +133,7 @@ fn a_directory_with_reflinks_needs_no_file() {
     let pool = Pool::open(config).unwrap();
     assert_eq!(*pool.backing(), sandstone_storage::Backing::Reflink);
     pool.create_volume("first", SMALL).unwrap();
-    let mount = pool.attach_volume("first").unwrap();
+    let mount = pool.attach_volume("first", VolumeUse::Data).unwrap();
     write(&mount, "file", b"x").unwrap();
     drop(mount);
     pool.release_volume("first", LIMIT).unwrap();
@@ -146,7 +146,7 @@ fn a_pool_survives_being_cut_off() {
     let fixture = Fixture::new();
     let pool = fixture.open();
     pool.create_volume("kept", SMALL).unwrap();
-    let mount = pool.attach_volume("kept").unwrap();
+    let mount = pool.attach_volume("kept", VolumeUse::Data).unwrap();
     write(&mount, "file", b"acknowledged").unwrap();
     // What is in the file now is what a power cut would leave, apart from volatile caches.
     let directory = tempfile::tempdir_in("/var/tmp").unwrap();
@@ -165,7 +165,7 @@ fn a_pool_survives_being_cut_off() {
         file_bytes: 0,
     };
     let pool = Pool::open(config).unwrap();
-    let mount = pool.attach_volume("kept").unwrap();
+    let mount = pool.attach_volume("kept", VolumeUse::Data).unwrap();
     assert_eq!(read(&mount, "file"), b"acknowledged");
     drop(mount);
     pool.release_volume("kept", LIMIT).unwrap();

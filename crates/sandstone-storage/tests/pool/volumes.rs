@@ -6,9 +6,9 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use rustix::fs::{AtFlags, StatVfsMountFlags, fstat, fstatvfs, unlinkat};
-use sandstone_storage::{Backing, StorageError};
+use sandstone_storage::{Backing, ImageKind, StorageError, VolumeUse};
 
-use crate::fixture::{Fixture, LIMIT, MIB, SMALL, entries, read, run, write};
+use crate::fixture::{Fixture, LIMIT, MIB, SMALL, entries, read, run, volume, write};
 
 #[test]
 fn a_volume_keeps_its_data() {
@@ -20,9 +20,9 @@ fn a_volume_keeps_its_data() {
     );
     pool.create_volume("first", SMALL).unwrap();
     pool.create_volume("first", SMALL).unwrap();
-    assert_eq!(pool.volumes().unwrap(), ["first"]);
+    assert_eq!(pool.images(ImageKind::Volume).unwrap(), ["first"]);
 
-    let mount = pool.attach_volume("first").unwrap();
+    let mount = pool.attach_volume("first", VolumeUse::Data).unwrap();
     assert!(
         entries(&mount).is_empty(),
         "a fresh volume is empty: no lost+found"
@@ -33,14 +33,14 @@ fn a_volume_keeps_its_data() {
     pool.release_volume("first", LIMIT).unwrap();
     assert!(!pool.is_attached("first").unwrap());
 
-    let mount = pool.attach_volume("first").unwrap();
+    let mount = pool.attach_volume("first", VolumeUse::Data).unwrap();
     assert_eq!(read(&mount, "hello"), b"Persist me!");
     drop(mount);
     pool.release_volume("first", LIMIT).unwrap();
-    pool.remove_volume("first").unwrap();
-    pool.remove_volume("first").unwrap();
+    pool.remove_image(volume("first")).unwrap();
+    pool.remove_image(volume("first")).unwrap();
     pool.release_volume("first", LIMIT).unwrap();
-    assert!(pool.volumes().unwrap().is_empty());
+    assert!(pool.images(ImageKind::Volume).unwrap().is_empty());
 }
 
 #[test]
@@ -48,13 +48,19 @@ fn a_volume_belongs_to_the_user_and_brings_no_privileges() {
     let fixture = Fixture::new();
     let pool = fixture.open();
     pool.create_volume("first", SMALL).unwrap();
-    let mount = pool.attach_volume("first").unwrap();
+    let mount = pool.attach_volume("first", VolumeUse::Data).unwrap();
     let status = fstat(&mount).unwrap();
     assert_eq!((status.st_uid, status.st_gid), (1000, 1000));
     let flags = fstatvfs(&mount).unwrap().f_flag;
     assert!(flags.contains(StatVfsMountFlags::NOSUID | StatVfsMountFlags::NODEV));
     assert!(!flags.intersects(StatVfsMountFlags::RDONLY | StatVfsMountFlags::NOEXEC));
     drop(mount);
+    pool.release_volume("first", LIMIT).unwrap();
+    let root = pool.attach_volume("first", VolumeUse::Root).unwrap();
+    let flags = fstatvfs(&root).unwrap().f_flag;
+    assert!(flags.contains(StatVfsMountFlags::NODEV));
+    assert!(!flags.intersects(StatVfsMountFlags::RDONLY | StatVfsMountFlags::NOSUID));
+    drop(root);
     pool.release_volume("first", LIMIT).unwrap();
 }
 
@@ -63,11 +69,13 @@ fn there_is_one_writer() {
     let fixture = Fixture::new();
     let pool = fixture.open();
     pool.create_volume("first", SMALL).unwrap();
-    let mount = pool.attach_volume("first").unwrap();
+    let mount = pool.attach_volume("first", VolumeUse::Data).unwrap();
     assert!(pool.is_attached("first").unwrap());
     let attached = |error| matches!(error, StorageError::AlreadyAttached { .. });
-    assert!(attached(pool.attach_volume("first").unwrap_err()));
-    assert!(attached(pool.remove_volume("first").unwrap_err()));
+    assert!(attached(
+        pool.attach_volume("first", VolumeUse::Data).unwrap_err()
+    ));
+    assert!(attached(pool.remove_image(volume("first")).unwrap_err()));
     let held = pool
         .release_volume("first", Duration::from_millis(20))
         .unwrap_err();
@@ -80,7 +88,7 @@ fn there_is_one_writer() {
     let device = run(Command::new("losetup")
         .args(["--find", "--show"])
         .arg(fixture.image("volumes", "first")));
-    let refused = pool.attach_volume("first");
+    let refused = pool.attach_volume("first", VolumeUse::Data);
     run(Command::new("losetup").args(["--detach", device.trim()]));
     assert!(attached(refused.unwrap_err()));
     pool.release_volume("first", LIMIT).unwrap();
@@ -96,7 +104,7 @@ fn of_many_attaches_at_once_one_succeeds() {
                 .map(|_| {
                     scope.spawn(|| {
                         pool.create_volume("first", SMALL).unwrap();
-                        pool.attach_volume("first")
+                        pool.attach_volume("first", VolumeUse::Data)
                     })
                 })
                 .collect();
@@ -110,7 +118,7 @@ fn of_many_attaches_at_once_one_succeeds() {
         drop(mounts);
         pool.release_volume("first", LIMIT).unwrap();
     }
-    assert_eq!(pool.volumes().unwrap(), ["first"]);
+    assert_eq!(pool.images(ImageKind::Volume).unwrap(), ["first"]);
 }
 
 #[test]
@@ -118,16 +126,16 @@ fn a_volume_is_full_at_its_capacity_and_gives_room_back() {
     let fixture = Fixture::new();
     let pool = fixture.open();
     pool.create_volume("small", SMALL).unwrap();
-    let mount = pool.attach_volume("small").unwrap();
+    let mount = pool.attach_volume("small", VolumeUse::Data).unwrap();
     let error = write(&mount, "big", &vec![7; 320_000_000]).unwrap_err();
     assert_eq!(error.raw_os_error(), Some(libc::ENOSPC));
-    assert!(pool.measure_volume("small").unwrap().allocated > 200 * MIB);
+    assert!(pool.measure(volume("small")).unwrap().allocated > 200 * MIB);
     unlinkat(mount.as_fd(), "big", AtFlags::empty()).unwrap();
     write(&mount, "fits", &vec![7; 1_000_000]).unwrap();
     // ext4 gives room back behind our backs once the journal has committed, and what it has not
     // given back when it is unmounted stays taken until it is written or trimmed again.
     let deadline = Instant::now() + LIMIT;
-    while pool.measure_volume("small").unwrap().allocated >= 50 * MIB {
+    while pool.measure(volume("small")).unwrap().allocated >= 50 * MIB {
         assert!(Instant::now() < deadline, "the room does not come back");
         thread::sleep(Duration::from_millis(20));
     }
@@ -140,12 +148,12 @@ fn an_image_left_by_a_crash_is_replayed() {
     let fixture = Fixture::new();
     let pool = fixture.open();
     pool.create_volume("live", SMALL).unwrap();
-    let mount = pool.attach_volume("live").unwrap();
+    let mount = pool.attach_volume("live", VolumeUse::Data).unwrap();
     for number in 0..50_u8 {
         write(&mount, &format!("file{number}"), &[number; 5000]).unwrap();
     }
     fixture.clone_image("live", "crashed");
-    let after = pool.attach_volume("crashed").unwrap();
+    let after = pool.attach_volume("crashed", VolumeUse::Data).unwrap();
     assert_eq!(entries(&after).len(), 50);
     for number in 0..50_u8 {
         assert_eq!(read(&after, &format!("file{number}")), [number; 5000]);
@@ -160,25 +168,6 @@ fn an_image_left_by_a_crash_is_replayed() {
 }
 
 #[test]
-fn shared_data_counts_as_flattened_only() {
-    let fixture = Fixture::new();
-    let pool = fixture.open();
-    pool.create_volume("first", SMALL).unwrap();
-    let mount = pool.attach_volume("first").unwrap();
-    write(&mount, "data", &vec![7; 8 << 20]).unwrap();
-    drop(mount);
-    pool.release_volume("first", LIMIT).unwrap();
-    let before = pool.measure_volume("first").unwrap();
-    assert!(before.allocated > 8 * MIB && before.allocated == before.flattened);
-    fixture.clone_image("first", "second");
-    for name in ["first", "second"] {
-        let usage = pool.measure_volume(name).unwrap();
-        assert_eq!(usage.allocated, 0, "{name}: {usage:?}");
-        assert_eq!(usage.flattened, before.flattened, "{name}: {usage:?}");
-    }
-}
-
-#[test]
 fn wrong_requests_are_refused() {
     let fixture = Fixture::new();
     let pool = fixture.open();
@@ -187,11 +176,11 @@ fn wrong_requests_are_refused() {
         assert!(matches!(error, StorageError::Name(_)), "{error}");
     }
     assert!(matches!(
-        pool.attach_volume("none"),
+        pool.attach_volume("none", VolumeUse::Data),
         Err(StorageError::Missing(_))
     ));
     assert!(matches!(
-        pool.measure_volume("none"),
+        pool.measure(volume("none")),
         Err(StorageError::Missing(_))
     ));
     pool.create_volume("first", SMALL).unwrap();
@@ -204,7 +193,7 @@ fn wrong_requests_are_refused() {
         pool.create_volume("tiny", 4096),
         Err(StorageError::Tool { .. })
     ));
-    assert_eq!(pool.volumes().unwrap(), ["first"]);
+    assert_eq!(pool.images(ImageKind::Volume).unwrap(), ["first"]);
     let files = std::fs::read_dir(fixture.config.dir.join("volumes")).unwrap();
     assert_eq!(files.count(), 1);
 }

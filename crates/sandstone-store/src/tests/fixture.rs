@@ -1,10 +1,17 @@
 //! A database in a temporary directory, and short ways to fill it.
 
-use sandstone_api::{ByteSize, IdSuffix, Region, SandboxId, Slug, VolumeId};
-use sandstone_core::{Labels, Lifetime, Memory, MountPath, StopReason, Timestamp, VolumeCapacity};
+use sandstone_api::{ByteSize, IdSuffix, Region, SandboxId, Slug, SnapshotId, VolumeId};
+use sandstone_core::{
+    Consistency, Labels, Lifetime, Memory, MountPath, StopReason, Timestamp, VolumeCapacity,
+};
 use tempfile::TempDir;
 
-use crate::{NewSandbox, NewVolume, OrganisationId, Store, StoreError, Volume};
+use crate::{
+    NewSandbox, NewSnapshot, NewSource, NewVolume, OrganisationId, Snapshot, SnapshotMade, Store,
+    StoreError, Volume,
+};
+
+pub(super) const GB: u64 = 1_000_000_000;
 
 pub(super) struct Fixture {
     pub(super) store: Store,
@@ -41,6 +48,19 @@ pub(super) fn suffix(number: u32) -> IdSuffix {
 pub(super) fn volume_id(number: u32) -> VolumeId {
     VolumeId::new(region("ord"), suffix(number))
 }
+
+pub(super) fn snapshot_id(number: u32) -> SnapshotId {
+    SnapshotId::new(region("ord"), suffix(number))
+}
+
+pub(super) fn capacity(bytes: u64) -> VolumeCapacity {
+    VolumeCapacity::new(ByteSize::new(bytes)).unwrap()
+}
+
+pub(super) const TAKEN: SnapshotMade = SnapshotMade {
+    consistency: Consistency::FileSystem,
+    stall_us: 7,
+};
 
 pub(super) fn path(text: &str) -> MountPath {
     MountPath::parse(text).unwrap()
@@ -86,7 +106,8 @@ impl Fixture {
             id,
             organisation: self.ours,
             slug: slug(name),
-            capacity: VolumeCapacity::new(ByteSize::new(1_000_000_000)).unwrap(),
+            capacity: Some(capacity(GB)),
+            source: NewSource::Empty,
         }
     }
 
@@ -98,7 +119,32 @@ impl Fixture {
 
     pub(super) async fn available(&self, new: &NewVolume, now: Timestamp) -> Volume {
         self.store.begin_volume(new, now).await.unwrap();
-        self.store.finish_volume(new.id, true, now).await.unwrap()
+        self.store.finish_volume(new.id, Ok(()), now).await.unwrap()
+    }
+
+    /// An available volume of ours that holds a system.
+    pub(super) async fn bootable(&self, number: u32, name: &str) -> Volume {
+        let mut new = self.new_volume(volume_id(number), name);
+        new.source = NewSource::Base;
+        self.available(&new, at(i64::from(number))).await
+    }
+
+    pub(super) fn new_snapshot(&self, number: u32, volume: &str, name: &str) -> NewSnapshot {
+        NewSnapshot {
+            suffix: suffix(number),
+            organisation: self.ours,
+            volume: volume.to_owned(),
+            slug: slug(name),
+        }
+    }
+
+    /// An available snapshot of a volume of ours.
+    pub(super) async fn snapshot(&self, number: u32, volume: &str, name: &str) -> Snapshot {
+        let new = self.new_snapshot(number, volume, name);
+        let now = at(i64::from(number));
+        let begun = self.store.begin_snapshot(&new, now).await.unwrap();
+        let finished = self.store.finish_snapshot(begun.id, Ok(TAKEN), now).await;
+        finished.unwrap()
     }
 
     pub(super) fn new_sandbox(&self, number: u32, volumes: &[(&str, &str)]) -> NewSandbox {
@@ -110,6 +156,7 @@ impl Fixture {
             lifetime: Lifetime::Session,
             memory: Memory::default(),
             labels: Labels::default(),
+            root: None,
             volumes: volumes
                 .iter()
                 .map(|(at, name)| (path(at), (*name).to_owned()))
@@ -141,14 +188,22 @@ impl Fixture {
 
     /// Everything in the database, as text.
     pub(super) async fn dump(&self) -> String {
-        const TABLES: [&str; 5] = [
+        const TABLES: [&str; 8] = [
             "SELECT json_group_array(json_array(id, slug, created_at)) FROM organisations",
             "SELECT json_group_array(json_array(sha256, organisation, created_at)) FROM tokens",
+            "SELECT json_group_array(json_array(organisation, slug, object)) FROM slugs",
             "SELECT json_group_array(json_array(id, organisation, slug, region, capacity, state, \
-                 allocated, flattened, measured_at, attach_token, created_at, deleted_at)) \
-             FROM volumes",
+                 allocated, flattened, measured_at, attach_token, created_at, deleted_at, \
+                 is_bootable, origin, source, source_slug, family, changed_at, growing_to, \
+                 failure)) FROM volumes",
+            "SELECT json_group_array(json_array(id, organisation, slug, region, capacity, \
+                 is_bootable, state, source, source_slug, family, allocated, flattened, extents, \
+                 measured_at, changed_at)) FROM snapshots",
+            "SELECT json_group_array(json_array(id, consistency, stall_us, checksum, health, \
+                 checked_at, packed_at, created_at, deleted_at, failure)) FROM snapshots",
             "SELECT json_group_array(json_array(id, organisation, region, state, lifetime, \
-                 stop_at, memory, labels, created_at, stopped_at, stop_reason)) FROM sandboxes",
+                 stop_at, memory, labels, created_at, stopped_at, stop_reason, purpose, \
+                 snapshot)) FROM sandboxes",
             "SELECT json_group_array(json_array(volume, token, sandbox, path, state, created_at)) \
              FROM attachments",
         ];

@@ -1,188 +1,124 @@
-//! Random histories of a few volumes and sandboxes, with crashes, checked after every step.
+//! Random histories of volumes, snapshots and sandboxes, over a model of the pool, with crashes;
+//! checked after every step.
 
-use std::collections::HashMap;
+mod check;
+mod images;
+mod sandboxes;
+mod world;
 
 use proptest::prelude::*;
-use sandstone_api::{SandboxId, VolumeId};
-use sandstone_core::StopReason;
 
-use super::fixture::{Fixture, at, volume_id};
+use self::world::World;
 
-const SLUGS: [&str; 3] = ["aa", "bb", "cc"];
+/// Names: enough to collide often, few enough to be used again.
+const SLUGS: [&str; 4] = ["aa", "bb", "cc", "dd"];
+
+/// How long what was deleted can be restored. Every step takes 1.
+const GRACE: i64 = 3;
+
+/// Something that was ever made or begun: the n-th, modulo how many there are.
+type Nth = usize;
+
+/// An image, as a client names it.
+#[derive(Debug, Clone, Copy)]
+enum Name {
+    Slug(usize),
+    Id(Nth),
+}
+
+#[derive(Debug, Clone, Copy)]
+enum Source {
+    Empty,
+    Base,
+    /// The snapshot or volume of this name.
+    Copy(Name),
+    Import,
+}
 
 #[derive(Debug, Clone)]
 enum Step {
-    BeginVolume(usize),
-    FinishVolume(usize, bool),
-    DeleteVolume(usize),
-    Purge,
-    BeginSandbox(Vec<usize>),
-    Started(usize),
-    BeginStop(usize),
-    Released(usize),
+    BeginVolume(usize, Source),
+    BeginSnapshot(Name, usize),
+    FinishMaking(Nth, bool),
+    Delete(Name),
+    Restore(Name, Option<usize>),
+    BeginPurge(Nth),
+    BeginPurgeOfAllDue,
+    FinishPurge(Nth),
+    BeginGrow(Name, u64),
+    FinishGrow(Nth, bool),
+    BeginSandbox(Option<Name>, Vec<Name>),
+    /// Of one of the newest images: those are often not finished.
+    BeginMaintenance(Nth),
+    Started(Nth),
+    Write(Nth),
+    BeginStop(Nth),
+    Released(Nth),
     Forget,
-    Crash,
+    Measure,
+    /// The server dies; whether what it was doing had reached the pool, and whether the next one
+    /// ends the sandboxes or connects to them again.
+    Crash(bool, bool),
+}
+
+fn name() -> impl Strategy<Value = Name> {
+    prop_oneof![
+        3 => (0..SLUGS.len()).prop_map(Name::Slug),
+        1 => any::<Nth>().prop_map(Name::Id),
+    ]
+}
+
+fn source() -> impl Strategy<Value = Source> {
+    prop_oneof![
+        1 => Just(Source::Empty),
+        1 => Just(Source::Base),
+        5 => name().prop_map(Source::Copy),
+        2 => Just(Source::Import),
+    ]
 }
 
 fn step() -> impl Strategy<Value = Step> {
     let slug = 0..SLUGS.len();
-    let any = 0..1000_usize;
+    let nth = any::<Nth>();
+    let mostly = prop::bool::weighted(0.8);
     prop_oneof![
-        2 => slug.clone().prop_map(Step::BeginVolume),
-        3 => (any.clone(), prop::bool::weighted(0.8)).prop_map(|(n, made)| Step::FinishVolume(n, made)),
-        1 => slug.clone().prop_map(Step::DeleteVolume),
-        1 => Just(Step::Purge),
-        4 => prop::collection::vec(slug, 0..3).prop_map(Step::BeginSandbox),
-        4 => any.clone().prop_map(Step::Started),
-        3 => any.clone().prop_map(Step::BeginStop),
-        3 => any.prop_map(Step::Released),
+        6 => (slug.clone(), source()).prop_map(|(slug, source)| Step::BeginVolume(slug, source)),
+        5 => (name(), slug.clone()).prop_map(|(volume, slug)| Step::BeginSnapshot(volume, slug)),
+        7 => (nth, mostly).prop_map(|(n, made)| Step::FinishMaking(n, made)),
+        5 => name().prop_map(Step::Delete),
+        3 => (name(), prop::option::of(slug)).prop_map(|(name, slug)| Step::Restore(name, slug)),
+        2 => nth.prop_map(Step::BeginPurge),
+        4 => Just(Step::BeginPurgeOfAllDue),
+        4 => nth.prop_map(Step::FinishPurge),
+        3 => (name(), 1..4_u64).prop_map(|(name, size)| Step::BeginGrow(name, size)),
+        2 => (nth, mostly).prop_map(|(n, grown)| Step::FinishGrow(n, grown)),
+        5 => (prop::option::of(name()), prop::collection::vec(name(), 0..3))
+            .prop_map(|(root, volumes)| Step::BeginSandbox(root, volumes)),
+        4 => nth.prop_map(Step::BeginMaintenance),
+        5 => nth.prop_map(Step::Started),
+        3 => nth.prop_map(Step::Write),
+        3 => nth.prop_map(Step::BeginStop),
+        4 => nth.prop_map(Step::Released),
         1 => Just(Step::Forget),
-        1 => Just(Step::Crash),
+        1 => Just(Step::Measure),
+        1 => any::<(bool, bool)>().prop_map(|(reached, ends)| Step::Crash(reached, ends)),
     ]
 }
 
-#[derive(Default)]
-struct Known {
-    volumes: Vec<VolumeId>,
-    sandboxes: Vec<SandboxId>,
-    /// The largest token ever seen on each volume, and who had it.
-    tokens: HashMap<String, (i64, String)>,
-}
-
-/// Does one step; refusals are fine, they are judged by what they leave behind.
-async fn apply(fixture: Fixture, known: &mut Known, step: &Step, clock: i64) -> Fixture {
-    let pick = |all: &[SandboxId], n: usize| all.get(n % all.len().max(1)).copied();
-    let store = &fixture.store;
-    let now = at(clock);
-    match step {
-        Step::BeginVolume(slug) => {
-            let id = volume_id(clock.try_into().unwrap());
-            let new = fixture.new_volume(id, SLUGS[*slug]);
-            if store.begin_volume(&new, now).await.is_ok() {
-                known.volumes.push(id);
-            }
-        }
-        Step::FinishVolume(n, made) => {
-            if let Some(id) = known.volumes.get(n % known.volumes.len().max(1)) {
-                let _ = store.finish_volume(*id, *made, now).await;
-            }
-        }
-        Step::DeleteVolume(slug) => {
-            let _ = store.delete_volume(fixture.ours, SLUGS[*slug], now).await;
-        }
-        Step::Purge => {
-            for id in store.volumes_to_purge(now, 9).await.unwrap() {
-                store.purge_volume(id, now).await.unwrap();
-            }
-        }
-        Step::BeginSandbox(slugs) => {
-            let paths = ["/p0", "/p1", "/p2"];
-            let volumes: Vec<_> = paths
-                .into_iter()
-                .zip(slugs.iter().map(|slug| SLUGS[*slug]))
-                .collect();
-            if let Ok(id) = fixture.begin(clock.try_into().unwrap(), &volumes).await {
-                known.sandboxes.push(id);
-            }
-        }
-        Step::Started(n) => {
-            if let Some(id) = pick(&known.sandboxes, *n) {
-                let _ = store.sandbox_started(id).await;
-            }
-        }
-        Step::BeginStop(n) => {
-            if let Some(id) = pick(&known.sandboxes, *n) {
-                let _ = store.begin_stop(id, StopReason::Killed).await;
-            }
-        }
-        Step::Released(n) => {
-            if let Some(id) = pick(&known.sandboxes, *n) {
-                let _ = store.sandbox_released(id, now).await;
-            }
-        }
-        Step::Forget => {
-            store.forget_stopped(now, 2).await.unwrap();
-        }
-        Step::Crash => return fixture.crash().await,
-    }
-    fixture
-}
-
-async fn check(fixture: &Fixture, known: &mut Known) {
-    let mut holders = HashMap::new();
-    for (volume, token, sandbox, holds) in fixture.attachments().await {
-        if holds {
-            let other = holders.insert(volume.clone(), sandbox.clone());
-            assert_eq!(other, None, "two holders of {volume}");
-        }
-        let seen = known.tokens.entry(volume).or_default();
-        match token.cmp(&seen.0) {
-            std::cmp::Ordering::Greater => *seen = (token, sandbox),
-            std::cmp::Ordering::Equal => assert_eq!(sandbox, seen.1, "a token was used twice"),
-            std::cmp::Ordering::Less => {}
-        }
-    }
-    let newest: Vec<(String, i64)> = sqlx::query_as("SELECT id, attach_token FROM volumes")
-        .fetch_all(fixture.store.read())
-        .await
-        .unwrap();
-    for (volume, token) in newest {
-        let seen = known.tokens.get(&volume).map_or(0, |(token, _)| *token);
-        assert_eq!(token, seen, "the token of {volume} does not grow by use");
-    }
-    // Whoever holds a volume is not stopped, and the volume is there.
-    let broken: i64 = sqlx::query_scalar(
-        "SELECT COUNT(*) FROM attachments a JOIN sandboxes s ON s.id = a.sandbox \
-             JOIN volumes v ON v.id = a.volume \
-         WHERE a.state <> 'detached' AND (s.state = 'stopped' OR v.state <> 'available')",
-    )
-    .fetch_one(fixture.store.read())
-    .await
-    .unwrap();
-    assert_eq!(broken, 0);
-}
-
-/// What a server does when it starts again.
-async fn recover(fixture: &Fixture, clock: i64) {
-    let store = &fixture.store;
-    for id in store.half_created_volumes().await.unwrap() {
-        store.finish_volume(id, false, at(clock)).await.unwrap();
-    }
-    for sandbox in store.unfinished_sandboxes().await.unwrap() {
-        let begun = store.begin_stop(sandbox.id, StopReason::ServerLost).await;
-        assert!(!begun.unwrap().already_stopped);
-        store.sandbox_released(sandbox.id, at(clock)).await.unwrap();
-    }
-}
-
 proptest! {
-    // Every step is a few fsyncs; this takes some seconds and reaches every pair of steps.
-    #![proptest_config(ProptestConfig { cases: 24, max_shrink_iters: 200, failure_persistence: None, ..ProptestConfig::default() })]
+    // Every step is a few fsyncs and a dozen queries; this takes some seconds.
+    #![proptest_config(ProptestConfig { cases: 32, max_shrink_iters: 300, failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
-    fn every_history_is_sound_and_ends(steps in prop::collection::vec(step(), 1..60)) {
+    fn every_history_is_sound_and_ends(steps in prop::collection::vec(step(), 1..150)) {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
         runtime.block_on(async {
-            let mut known = Known::default();
-            let mut fixture = Fixture::new().await;
-            let mut clock = 100;
+            let mut world = World::new().await;
             for step in &steps {
-                clock += 1;
-                fixture = apply(fixture, &mut known, step, clock).await;
-                check(&fixture, &mut known).await;
+                world = world.apply(step).await;
+                world.check().await;
             }
-            let fixture = fixture.crash().await;
-            recover(&fixture, clock + 1).await;
-            check(&fixture, &mut known).await;
-            assert!(fixture.attachments().await.iter().all(|(_, _, _, holds)| !holds));
-            assert!(fixture.store.unfinished_sandboxes().await.unwrap().is_empty());
-            assert!(fixture.store.half_created_volumes().await.unwrap().is_empty());
-            // Every name that is visible can be used again at once.
-            for slug in SLUGS {
-                if fixture.store.volume(fixture.ours, slug).await.is_ok() {
-                    fixture.store.delete_volume(fixture.ours, slug, at(clock + 2)).await.unwrap();
-                }
-            }
+            world.crash(true, true).await.end().await;
         });
     }
 }

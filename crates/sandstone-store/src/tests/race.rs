@@ -34,12 +34,20 @@ async fn one_sandbox_gets_the_volume() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
-async fn one_volume_gets_the_slug() {
+async fn one_volume_or_snapshot_gets_the_slug() {
     let fixture = Fixture::new().await;
+    fixture.volume(900, "origin").await;
     let tasks = (0..RACERS).map(|number| {
         let store = fixture.store.clone();
-        let new = fixture.new_volume(volume_id(number), "data");
-        tokio::spawn(async move { store.begin_volume(&new, at(0)).await })
+        let volume = fixture.new_volume(volume_id(number), "data");
+        let snapshot = fixture.new_snapshot(number, "origin", "data");
+        tokio::spawn(async move {
+            if number % 2 == 0 {
+                store.begin_volume(&volume, at(0)).await.map(drop)
+            } else {
+                store.begin_snapshot(&snapshot, at(0)).await.map(drop)
+            }
+        })
     });
     let results: Vec<_> = join_all(tasks)
         .await
@@ -49,6 +57,36 @@ async fn one_volume_gets_the_slug() {
     assert_eq!(results.iter().flatten().count(), 1);
     for refused in results.iter().filter_map(|result| result.as_ref().err()) {
         assert!(matches!(refused, StoreError::SlugTaken(_)));
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn a_deleted_volume_is_either_restored_or_purged() {
+    let fixture = Fixture::new().await;
+    let store = &fixture.store;
+    for number in 0..RACERS {
+        let volume = fixture.volume(number, "data").await;
+        let deleted = store.delete_volume(fixture.ours, "data", at(1)).await;
+        deleted.unwrap();
+        let other = store.clone();
+        let purge = tokio::spawn(async move {
+            let begun = other.begin_purge(volume.id.into(), at(1), at(2)).await;
+            begun.unwrap()
+        });
+        let restored = store.restore_volume(fixture.ours, "data", None, at(0), at(2));
+        let restored = restored.await;
+        let purged = purge.await.unwrap();
+        assert_ne!(restored.is_ok(), purged, "{restored:?}");
+        if restored.is_ok() {
+            let deleted = store.delete_volume(fixture.ours, "data", at(3)).await;
+            deleted.unwrap();
+            assert!(
+                store
+                    .begin_purge(volume.id.into(), at(3), at(3))
+                    .await
+                    .unwrap()
+            );
+        }
     }
 }
 

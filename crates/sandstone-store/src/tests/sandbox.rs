@@ -72,10 +72,10 @@ async fn all_volumes_are_reserved_or_none() {
     match refused("far").await {
         Err(StoreError::RegionMismatch {
             slug,
-            volume_region,
-            sandbox_region,
+            region: is_in,
+            wanted,
         }) => assert_eq!(
-            (slug.as_str(), volume_region, sandbox_region),
+            (slug.as_str(), is_in, wanted),
             ("far", region("ams"), region("ord"))
         ),
         other => panic!("{other:?}"),

@@ -17,7 +17,9 @@ use tokio::task::JoinHandle;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
 use super::node::FakeNode;
-use crate::control::{ControlConfig, ControlPlane, NewSandbox, NewVolume, Principal, Token, admit};
+use crate::control::{
+    ControlConfig, ControlPlane, NewSandbox, NewVolume, Principal, Source, Token, admit,
+};
 
 /// Nothing here takes long; whoever waits longer waits for ever.
 const LIMIT: Duration = Duration::from_secs(10);
@@ -71,11 +73,17 @@ pub(super) fn region(text: &str) -> Region {
     text.parse().unwrap()
 }
 
+pub(super) fn gigabytes(count: u64) -> VolumeCapacity {
+    VolumeCapacity::new(ByteSize::new(count * 1_000_000_000)).unwrap()
+}
+
 fn config() -> ControlConfig {
     let mut config = ControlConfig::new(region("ord"), &[region("ams")]);
     config.retry_every = Duration::from_millis(20);
     config.retry_max = Duration::from_millis(80);
     config.purge_every = Duration::from_millis(20);
+    config.measure_every = Duration::from_millis(20);
+    config.checks_every = Duration::from_millis(20);
     config
 }
 
@@ -159,14 +167,71 @@ impl Harness {
     pub(super) fn new_volume(slug: &str) -> NewVolume {
         NewVolume {
             slug: slug.parse().unwrap(),
-            region: region("ord"),
-            capacity: VolumeCapacity::new(ByteSize::new(1_000_000_000)).unwrap(),
+            region: Some(region("ord")),
+            capacity: Some(gigabytes(1)),
+            source: Source::Empty,
         }
     }
 
+    /// A volume like its source.
+    pub(super) fn new_fork(slug: &str, source: Source) -> NewVolume {
+        NewVolume {
+            region: None,
+            capacity: None,
+            source,
+            ..Self::new_volume(slug)
+        }
+    }
+
+    pub(super) async fn make(&self, new: NewVolume) -> Result<api::VolumeDetail, ApiError> {
+        self.control.create_volume(&self.who, new).await
+    }
+
     pub(super) async fn volume(&self, slug: &str) -> api::Volume {
-        let new = Self::new_volume(slug);
-        self.control.create_volume(&self.who, new).await.unwrap()
+        self.make(Self::new_volume(slug)).await.unwrap().volume
+    }
+
+    /// One that a sandbox can have as its root.
+    pub(super) async fn bootable(&self, slug: &str) -> api::Volume {
+        let new = NewVolume {
+            source: Source::Base,
+            ..Self::new_volume(slug)
+        };
+        self.make(new).await.unwrap().volume
+    }
+
+    pub(super) async fn snapshot(&self, volume: &str, slug: &str) -> api::SnapshotDetail {
+        let slug = slug.parse().unwrap();
+        let taken = self.control.snapshot_volume(&self.who, volume, slug).await;
+        taken.unwrap()
+    }
+
+    /// Makes a volume in a task that can be aborted.
+    pub(super) fn making(&self, new: NewVolume) -> JoinHandle<Result<api::VolumeDetail, ApiError>> {
+        let (control, who) = (self.control.clone(), self.who.clone());
+        tokio::spawn(async move { control.create_volume(&who, new).await })
+    }
+
+    /// Takes a snapshot in a task that can be aborted.
+    pub(super) fn taking(
+        &self,
+        volume: &str,
+        slug: &str,
+    ) -> JoinHandle<Result<api::SnapshotDetail, ApiError>> {
+        let (control, who) = (self.control.clone(), self.who.clone());
+        let (volume, slug) = (volume.to_owned(), slug.parse().unwrap());
+        tokio::spawn(async move { control.snapshot_volume(&who, &volume, slug).await })
+    }
+
+    /// Enlarges a volume in a task that can be aborted.
+    pub(super) fn growing(
+        &self,
+        volume: &str,
+        capacity: VolumeCapacity,
+    ) -> JoinHandle<Result<api::VolumeDetail, ApiError>> {
+        let (control, who) = (self.control.clone(), self.who.clone());
+        let volume = volume.to_owned();
+        tokio::spawn(async move { control.grow_volume(&who, &volume, capacity).await })
     }
 
     pub(super) fn new_sandbox(volumes: &[&str]) -> NewSandbox {
@@ -175,6 +240,7 @@ impl Harness {
             lifetime: Lifetime::Session,
             memory: Memory::default(),
             labels: Labels::default(),
+            root: None,
             volumes: volumes
                 .iter()
                 .enumerate()

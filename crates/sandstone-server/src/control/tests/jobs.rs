@@ -1,10 +1,11 @@
 use std::time::Duration;
 
+use sandstone_api::ImageId;
 use sandstone_core::{SandboxState, StopReason};
-use sandstone_node_api::{NodeEvent, VolumeUsage};
+use sandstone_node_api::NodeEvent;
 
 use super::harness::{Harness, eventually};
-use super::node::broken;
+use super::node::{PIECE_BYTES, broken, key};
 
 #[tokio::test]
 async fn a_sandbox_ends_when_its_time_is_over() {
@@ -71,27 +72,42 @@ async fn a_sandbox_that_ends_by_itself_is_released() {
 }
 
 #[tokio::test]
-async fn measurements_of_the_node_are_recorded() {
+async fn sizes_of_attached_volumes_and_their_relatives_stay_fresh() {
     let harness = Harness::new().await;
     harness.run();
     let volume = harness.volume("data").await;
-    let usage = VolumeUsage {
-        allocated: 11,
-        flattened: 22,
-    };
-    let id = volume.id.parse().unwrap();
-    harness
-        .node
-        .report(NodeEvent::VolumeMeasured(id, usage))
-        .await;
-    eventually("the numbers", async || {
+    let snapshot = harness.snapshot("data", "before").await;
+    let other = harness.volume("other").await;
+    harness.clock.advance(1);
+    harness.sandbox(&["data"]).await;
+    let sizes = async || {
         let volume = harness.control.volume(&harness.who, "data").await.unwrap();
-        (
-            volume.estimated_allocated_size,
-            volume.estimated_flattened_size,
-        ) == (11, 22)
+        let volume = volume.volume.estimated_allocated_size;
+        let snapshot = harness.control.snapshot(&harness.who, "before").await;
+        (volume, snapshot.unwrap().snapshot.allocated_size)
+    };
+    for writes in 1..4 {
+        harness.node.write(&volume.id);
+        eventually("the numbers", async || {
+            sizes().await == (writes * PIECE_BYTES, 0)
+        })
+        .await;
+    }
+    // The volume overwrites what it shared.
+    let key = key(volume.id.parse::<ImageId>().unwrap());
+    let taken = harness.node.image(&snapshot.snapshot.id).unwrap().pieces;
+    let mut pieces = harness.node.image(&volume.id).unwrap().pieces;
+    pieces.retain(|piece| !taken.contains(piece));
+    harness.node.state().images.get_mut(&key).unwrap().pieces = pieces;
+    eventually("the snapshot's number", async || {
+        sizes().await == (3 * PIECE_BYTES, PIECE_BYTES)
     })
     .await;
+    // One that nobody uses is left alone.
+    let calls = harness.node.count(&format!("measure {}", other.id));
+    tokio::time::sleep(Duration::from_millis(100)).await;
+    harness.clock.advance(1);
+    assert!(harness.node.count(&format!("measure {}", other.id)) <= calls + 1);
 }
 
 #[tokio::test]

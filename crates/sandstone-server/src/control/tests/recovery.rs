@@ -26,9 +26,7 @@ async fn what_was_under_way_comes_to_an_end() {
         .map(|call| (call, harness.node.hold(call)));
     let stop = harness.stopping(stopping, StopReason::Killed);
     let start = harness.creating(Harness::new_sandbox(&["ee"]));
-    let (control, who) = (harness.control.clone(), harness.who.clone());
-    let new = Harness::new_volume("half");
-    let make = tokio::spawn(async move { control.create_volume(&who, new).await });
+    let make = harness.making(Harness::new_volume("half"));
     for (call, times) in [
         ("stop_sandbox", 1),
         ("start_sandbox", 5),
@@ -60,7 +58,7 @@ async fn what_was_under_way_comes_to_an_end() {
     }
     assert_eq!(harness.row(alive).await.state, SandboxState::Running);
     harness.control.agent(&harness.who, alive).await.unwrap();
-    assert_eq!(harness.store.half_created_volumes().await.unwrap(), []);
+    assert_eq!(harness.store.half_created().await.unwrap(), []);
     assert_eq!(harness.node.state().sandboxes.len(), 1);
     assert_eq!(harness.node.state().images.len(), 5);
     for slug in ["aa", "cc", "dd", "ee"] {

@@ -86,7 +86,7 @@ async fn refusals_name_what_is_wrong() {
 async fn the_region_follows_the_volumes() {
     let harness = Harness::new().await;
     let mut new = Harness::new_volume("far");
-    new.region = region("ams");
+    new.region = Some(region("ams"));
     harness
         .control
         .create_volume(&harness.who, new)

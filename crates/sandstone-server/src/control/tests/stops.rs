@@ -6,7 +6,7 @@ use sandstone_core::{SandboxState, StopReason};
 use sandstone_node_api::Readiness;
 
 use super::harness::{Harness, assert_code, eventually, soon};
-use super::node::broken;
+use super::node::{PIECE_BYTES, broken};
 
 #[tokio::test]
 async fn everyone_who_stops_it_returns_after_the_release() {
@@ -136,13 +136,13 @@ async fn the_end_of_a_session_ends_session_sandboxes_only() {
 #[tokio::test]
 async fn volumes_are_measured_after_a_stop() {
     let harness = Harness::new().await;
-    harness.volume("data").await;
+    let volume = harness.volume("data").await;
     let id = harness.sandbox(&["data"]).await;
-    harness.node.state().usage.allocated = 999;
+    harness.node.write(&volume.id);
     harness.control.end_session(id).await;
     eventually("the measurement", async || {
-        let volume = harness.control.volume(&harness.who, "data").await.unwrap();
-        volume.estimated_allocated_size == 999
+        let found = harness.control.volume(&harness.who, "data").await;
+        found.unwrap().volume.estimated_allocated_size == 2 * PIECE_BYTES
     })
     .await;
 }

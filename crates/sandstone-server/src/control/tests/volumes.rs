@@ -3,7 +3,7 @@ use sandstone_core::StopReason;
 use sandstone_node_api::NodeError;
 
 use super::harness::{Harness, assert_code, eventually, region, soon};
-use super::node::{Failure, SECRET, broken};
+use super::node::{Failure, PIECE_BYTES, SECRET, broken};
 use crate::control::{PageRequest, Token};
 
 #[tokio::test]
@@ -18,9 +18,13 @@ async fn a_volume_is_made_shown_and_deleted() {
         volume.estimated_allocated_size,
         volume.estimated_flattened_size,
     );
-    assert_eq!(sizes, (4096, 8192), "a fresh volume shows real numbers");
+    assert_eq!(
+        sizes,
+        (PIECE_BYTES, PIECE_BYTES),
+        "a fresh volume shows real numbers"
+    );
     for name in ["data", &volume.id] {
-        assert_eq!(control.volume(who, name).await.unwrap(), volume);
+        assert_eq!(control.volume(who, name).await.unwrap().volume, volume);
         let foreign = control.volume(&harness.stranger, name).await;
         assert_code(foreign, ErrorCode::VolumeNotFound);
         let foreign = control.delete_volume(&harness.stranger, name).await;
@@ -48,7 +52,7 @@ async fn a_volume_is_made_shown_and_deleted() {
 async fn an_unknown_region_is_refused() {
     let harness = Harness::new().await;
     let mut new = Harness::new_volume("data");
-    new.region = region("fra");
+    new.region = Some(region("fra"));
     let refused = harness.control.create_volume(&harness.who, new).await;
     let error = assert_code(refused, ErrorCode::InvalidRequest);
     assert!(
@@ -88,12 +92,8 @@ async fn a_failed_image_leaves_nothing() {
             // The job gives it up.
             harness.run();
             eventually("the volume to be given up", async || {
-                harness
-                    .store
-                    .half_created_volumes()
-                    .await
-                    .unwrap()
-                    .is_empty()
+                harness.node.state().images.is_empty()
+                    && harness.store.half_created().await.unwrap().is_empty()
             })
             .await;
         }
@@ -108,9 +108,7 @@ async fn it_is_made_even_if_the_client_goes_away() {
     let harness = Harness::new().await;
     harness.run();
     let gate = harness.node.hold("create_volume");
-    let (control, who) = (harness.control.clone(), harness.who.clone());
-    let new = Harness::new_volume("data");
-    let client = tokio::spawn(async move { control.create_volume(&who, new).await });
+    let client = harness.making(Harness::new_volume("data"));
     harness.called("create_volume", 1).await;
     client.abort();
     // The job that gives up abandoned volumes leaves this one alone.
@@ -139,7 +137,7 @@ async fn pages_and_search() {
         let page = harness.control.volumes(&harness.who, request.clone()).await;
         let page = page.unwrap();
         sizes.push(page.items.len());
-        seen.extend(page.items.into_iter().map(|volume| volume.slug));
+        seen.extend(page.items.into_iter().map(|found| found.volume.slug));
         request.cursor = page.next_cursor;
         if request.cursor.is_none() {
             break;
@@ -231,16 +229,15 @@ async fn deleted_data_is_kept_for_the_grace_period() {
     tokio::time::sleep(std::time::Duration::from_millis(100)).await;
     assert_eq!(harness.node.state().images.len(), 2);
     // A removal that fails is repeated.
-    harness.node.fail("remove_volume", broken());
+    harness.node.fail("remove_image", broken());
     harness.clock.advance(1);
     eventually("the purge", async || harness.node.state().images.len() == 1).await;
-    assert!(harness.node.count("remove_volume") >= 2);
+    assert!(harness.node.count("remove_image") >= 2);
     tokio::time::sleep(std::time::Duration::from_millis(60)).await;
-    let calls = harness.node.count("remove_volume");
+    let calls = harness.node.count("remove_image");
     tokio::time::sleep(std::time::Duration::from_millis(60)).await;
-    assert_eq!(harness.node.count("remove_volume"), calls, "purged once");
-    let images = harness.node.state().images.clone();
-    assert!(images.iter().any(|id| id.to_string() == kept.id));
+    assert_eq!(harness.node.count("remove_image"), calls, "purged once");
+    assert!(harness.node.image(&kept.id).is_some());
 }
 
 #[tokio::test]

@@ -16,8 +16,8 @@ use sandstone_core::{
 };
 use serde_json::{Map, Value};
 
-use super::volumes::whole_number;
-use super::{known_region, sandboxes};
+use super::super::input::{known_region, whole_number};
+use super::sandboxes;
 use crate::control::NewSandbox;
 
 /// The header's name.
@@ -104,6 +104,7 @@ fn parse(config: &Map<String, Value>, context: &Context<'_>) -> Result<NewSandbo
         lifetime: lifetime(field("stop_at_ms"), field("timeout"), context.now)?,
         memory,
         labels: Labels::new(texts("labels", field("labels"))?)?,
+        root: root(field("root"))?,
         volumes: volumes(field("volumes"))?,
         environment,
     })
@@ -122,7 +123,6 @@ fn refuse_what_is_not_offered<'a>(
     let offers = [
         ("allow_net", "restricting a sandbox's network"),
         ("secrets", "secrets"),
-        ("root", "booting from a volume or a snapshot"),
         ("ssh", "SSH"),
         ("port", "exposing a port"),
     ];
@@ -206,6 +206,23 @@ fn texts(name: &str, value: Option<&Value>) -> Result<BTreeMap<String, String>, 
             _ => Err(wrong(format!("not a text at {key:?}"))),
         })
         .collect()
+}
+
+/// `{volume}`, which names a volume or a snapshot, as both SDKs send it; or the bare name.
+fn root(value: Option<&Value>) -> Result<Option<String>, ApiError> {
+    let name = match value {
+        None => return Ok(None),
+        Some(Value::Object(object)) => object.get("volume").and_then(Value::as_str),
+        Some(other) => other.as_str(),
+    };
+    let name = name.filter(|name| !name.is_empty()).ok_or_else(|| {
+        ApiError::invalid_field(
+            "root",
+            "malformed",
+            "{volume}, with the id or slug of a volume or a snapshot",
+        )
+    })?;
+    Ok(Some(name.to_owned()))
 }
 
 /// A list of `{volume, path}` (JavaScript) or an object from path to volume (Python).
@@ -319,6 +336,15 @@ mod tests {
     }
 
     #[test]
+    fn a_root_is_an_object_or_a_name() {
+        for root in [json!({"volume": "tools"}), json!("tools")] {
+            let new = read_json(&json!({ "root": root })).unwrap();
+            assert_eq!(new.root.as_deref(), Some("tools"));
+        }
+        assert_eq!(read_json(&json!({"root": null})).unwrap().root, None);
+    }
+
+    #[test]
     fn the_shortest_configuration_is_a_session() {
         let new = read_json(&json!({"timeout": null, "ssh": false, "secrets": {}})).unwrap();
         assert_eq!(new.lifetime, Lifetime::Session);
@@ -345,7 +371,6 @@ mod tests {
             ("allow_net", json!([])),
             ("allow_net", json!(["example.com"])),
             ("secrets", json!({"A": {"hosts": ["x"], "value": "y"}})),
-            ("root", json!({"volume": "boot"})),
             ("ssh", json!(true)),
             ("port", json!(8000)),
         ] {
@@ -383,6 +408,13 @@ mod tests {
             ("env", json!({"A": "x\0"})),
             ("region", json!("fra")),
             ("region", json!(1)),
+            ("root", json!("")),
+            ("root", json!(7)),
+            ("root", json!([])),
+            ("root", json!({})),
+            ("root", json!({"volume": 1})),
+            ("root", json!({"volume": ""})),
+            ("root", json!({"volume": null})),
             ("volumes", json!("data")),
             ("volumes", json!([{"path": "/data"}])),
             ("volumes", json!({"/data": 1})),

@@ -11,7 +11,8 @@ use super::session::Session;
 
 pub(super) async fn get(session: &Session, mut params: Params) -> Result<Value, CallError> {
     let name = params.text("key")?;
-    match call(session, Request::EnvGet { name }, "envget").await? {
+    let request = Request::EnvGet { name };
+    match session.call(request, "envget").await? {
         Answer::Variable(value) => Ok(json!(value)),
         other => Err(unexpected(&other)),
     }
@@ -21,32 +22,19 @@ pub(super) async fn set(session: &Session, mut params: Params) -> Result<Value, 
     let name = params.text("key")?;
     let value = params.text("value")?;
     check_variable(&name, &value).map_err(|why| RemoteError::new("TypeError", why))?;
-    done(call(session, Request::EnvSet { name, value }, "envset").await?)
+    let request = Request::EnvSet { name, value };
+    session.done(request, "envset").await
 }
 
 pub(super) async fn delete(session: &Session, mut params: Params) -> Result<Value, CallError> {
     let name = params.text("key")?;
-    done(call(session, Request::EnvDelete { name }, "envdelete").await?)
+    let request = Request::EnvDelete { name };
+    session.done(request, "envdelete").await
 }
 
 pub(super) async fn all(session: &Session) -> Result<Value, CallError> {
-    match call(session, Request::EnvAll, "envtoobject").await? {
+    match session.call(Request::EnvAll, "envtoobject").await? {
         Answer::Variables(variables) => Ok(json!(variables)),
-        other => Err(unexpected(&other)),
-    }
-}
-
-async fn call(session: &Session, request: Request, operation: &str) -> Result<Answer, CallError> {
-    session
-        .agent
-        .call(request)
-        .await
-        .map_err(|error| RemoteError::from_agent(error, operation).into())
-}
-
-fn done(answer: Answer) -> Result<Value, CallError> {
-    match answer {
-        Answer::Done => Ok(Value::Null),
         other => Err(unexpected(&other)),
     }
 }

@@ -221,7 +221,7 @@ pub(super) fn unknown_stream(id: u64) -> RemoteError {
 pub(super) async fn read_dir(session: &Session, mut params: Params) -> Result<Value, CallError> {
     let path = params.text("path")?;
     let operation = format!("readdir '{path}'");
-    match call(session, Request::ReadDir { path }, &operation).await? {
+    match session.call(Request::ReadDir { path }, &operation).await? {
         Answer::Entries(entries) => Ok(entries
             .into_iter()
             .map(|entry| {
@@ -246,7 +246,7 @@ pub(super) async fn make_dir(session: &Session, mut params: Params) -> Result<Va
         recursive: options.optional_bool("recursive")?.unwrap_or(false),
         mode: options.optional_u32("mode")?,
     };
-    done(call(session, request, &operation).await?)
+    session.done(request, &operation).await
 }
 
 pub(super) async fn remove(session: &Session, mut params: Params) -> Result<Value, CallError> {
@@ -256,7 +256,8 @@ pub(super) async fn remove(session: &Session, mut params: Params) -> Result<Valu
         .optional_bool("recursive")?
         .unwrap_or(false);
     let operation = format!("remove '{path}'");
-    done(call(session, Request::Remove { path, recursive }, &operation).await?)
+    let request = Request::Remove { path, recursive };
+    session.done(request, &operation).await
 }
 
 pub(super) async fn stat(
@@ -266,23 +267,9 @@ pub(super) async fn stat(
 ) -> Result<Value, CallError> {
     let path = params.text("path")?;
     let operation = format!("{} '{path}'", if follow { "stat" } else { "lstat" });
-    match call(session, Request::Stat { path, follow }, &operation).await? {
+    let request = Request::Stat { path, follow };
+    match session.call(request, &operation).await? {
         Answer::Metadata(metadata) => Ok(file_info(&metadata)),
-        other => Err(unexpected(&other)),
-    }
-}
-
-async fn call(session: &Session, request: Request, operation: &str) -> Result<Answer, CallError> {
-    session
-        .agent
-        .call(request)
-        .await
-        .map_err(|error| RemoteError::from_agent(error, operation).into())
-}
-
-fn done(answer: Answer) -> Result<Value, CallError> {
-    match answer {
-        Answer::Done => Ok(Value::Null),
         other => Err(unexpected(&other)),
     }
 }

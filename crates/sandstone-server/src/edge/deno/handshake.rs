@@ -12,11 +12,12 @@ use tracing::Instrument;
 
 use super::super::Edge;
 use super::super::auth::Caller;
+use super::super::input::Name;
 use super::super::reply::Reject;
 use super::client::Client;
 use super::primary::Primary;
 use super::sandboxes::sandbox_id;
-use super::{Name, config, socket};
+use super::{config, socket};
 use crate::control::Principal;
 
 /// Both SDKs read the id from here, JavaScript also when it connects.

@@ -54,6 +54,7 @@ mod rpc;
 mod sandboxes;
 mod session;
 mod signals;
+mod snapshots;
 mod socket;
 mod streams;
 mod unsupported;
@@ -63,15 +64,11 @@ mod volumes;
 use std::sync::Arc;
 
 use axum::Router;
-use axum::extract::{FromRequestParts, Path};
-use axum::http::request::Parts;
 use axum::middleware::map_response;
 use axum::response::Response;
 use axum::routing::{delete, get, post};
-use sandstone_api::{ApiError, ErrorCode, Region};
 
 use super::Edge;
-use super::reply::Reject;
 pub(super) use streams::StreamIds;
 
 /// All routes of this dialect.
@@ -86,14 +83,11 @@ pub(super) fn routes() -> Router<Arc<Edge>> {
             "/api/v2/volumes/{volume}",
             get(volumes::get).delete(volumes::delete),
         )
-        .route(
-            "/api/v2/volumes/{volume}/snapshot",
-            post(unsupported::snapshots),
-        )
-        .route("/api/v2/snapshots", get(unsupported::no_snapshots))
+        .route("/api/v2/volumes/{volume}/snapshot", post(snapshots::create))
+        .route("/api/v2/snapshots", get(snapshots::list))
         .route(
             "/api/v2/snapshots/{snapshot}",
-            get(unsupported::no_such_snapshot).delete(unsupported::snapshots),
+            get(snapshots::get).delete(snapshots::delete),
         )
         .route("/api/v2/sandboxes", get(sandboxes::list))
         .route("/api/v3/sandboxes", get(sandboxes::list))
@@ -116,35 +110,4 @@ async fn close_unless_upgraded(mut response: Response) -> Response {
             .insert(header::CONNECTION, HeaderValue::from_static("close"));
     }
     response
-}
-
-/// The one variable part of a route's path, percent-decoded.
-struct Name(String);
-
-impl FromRequestParts<Arc<Edge>> for Name {
-    type Rejection = Reject;
-
-    async fn from_request_parts(parts: &mut Parts, edge: &Arc<Edge>) -> Result<Self, Reject> {
-        Path::<String>::from_request_parts(parts, edge)
-            .await
-            .map(|Path(name)| Self(name))
-            .map_err(|_| {
-                ApiError::new(ErrorCode::InvalidRequest, "the path is not valid UTF-8").into()
-            })
-    }
-}
-
-/// Parses a region and checks that this server has it.
-fn known_region(text: &str, known: &[Region]) -> Result<Region, ApiError> {
-    text.parse()
-        .ok()
-        .filter(|region| known.contains(region))
-        .ok_or_else(|| {
-            let names: Vec<&str> = known.iter().map(Region::as_str).collect();
-            ApiError::invalid_field(
-                "region",
-                format_args!("{text:?}"),
-                format_args!("this server has {}", names.join(", ")),
-            )
-        })
 }

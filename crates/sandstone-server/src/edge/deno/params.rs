@@ -5,9 +5,9 @@ use std::collections::BTreeMap;
 use base64::Engine;
 use serde_json::{Map, Value, json};
 
+use super::super::input::whole_number;
 use super::config::BASE64;
 use super::error::CallError;
-use super::volumes::whole_number;
 
 /// One thing that is wrong with the parameters.
 #[derive(Debug, Clone, PartialEq, Eq)]

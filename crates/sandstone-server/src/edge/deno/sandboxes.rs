@@ -13,16 +13,17 @@ use serde_json::{Value, json};
 
 use super::super::Edge;
 use super::super::auth::Caller;
+use super::super::input::{Name, whole_number};
+use super::super::query::Query;
 use super::super::reply::{Reject, read_object};
-use super::volumes::whole_number;
-use super::{Name, labels, page};
+use super::labels;
 
 pub(super) async fn list(
     State(edge): State<Arc<Edge>>,
     Caller(who): Caller,
     uri: Uri,
 ) -> Result<Json<Vec<Sandbox>>, Reject> {
-    let labels = wanted_labels(&page::query(&uri))?;
+    let labels = wanted_labels(&Query::of(&uri))?;
     Ok(Json(edge.control.sandboxes(&who, &labels).await?))
 }
 
@@ -80,9 +81,9 @@ pub(super) fn instant(value: Option<&Value>) -> Result<Timestamp, ApiError> {
 }
 
 /// The labels to filter by: JavaScript sends `labels[key]=value`, Python the `repr` of a `dict`.
-fn wanted_labels(query: &[(String, String)]) -> Result<BTreeMap<String, String>, ApiError> {
+fn wanted_labels(query: &Query) -> Result<BTreeMap<String, String>, ApiError> {
     let mut wanted = BTreeMap::new();
-    for (key, value) in query {
+    for (key, value) in query.iter() {
         if key == "labels" {
             let parsed = labels::parse_python_dict(value).ok_or_else(|| {
                 ApiError::invalid_field(
@@ -96,7 +97,7 @@ fn wanted_labels(query: &[(String, String)]) -> Result<BTreeMap<String, String>,
             .strip_prefix("labels[")
             .and_then(|rest| rest.strip_suffix(']'))
         {
-            wanted.insert(label.to_owned(), value.clone());
+            wanted.insert(label.to_owned(), value.to_owned());
         }
     }
     Ok(wanted)
@@ -108,7 +109,7 @@ mod tests {
 
     #[test]
     fn both_spellings_of_labels() {
-        let wanted = |text: &str| wanted_labels(&page::query(&text.parse().unwrap()));
+        let wanted = |text: &str| wanted_labels(&Query::of(&text.parse().unwrap()));
         let expected = BTreeMap::from([
             ("a".to_owned(), "b".to_owned()),
             ("c".to_owned(), "d e".to_owned()),

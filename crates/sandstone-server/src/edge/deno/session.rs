@@ -4,14 +4,18 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use sandstone_node_api::AgentClient;
+use sandstone_protocol::message::{Answer, Request};
+use serde_json::Value;
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
 use super::super::Edge;
 use super::client::Client;
+use super::error::{CallError, RemoteError};
 use super::files;
 use super::outbox::{Item, Outbox};
 use super::processes::Processes;
+use super::rpc::unexpected;
 use super::streams::{Download, Downloads};
 use super::uploads::Uploads;
 
@@ -52,6 +56,24 @@ impl Session {
             aborts: Mutex::default(),
             closing: CancellationToken::new(),
             ended: CancellationToken::new(),
+        }
+    }
+
+    /// Asks the agent. `operation` is what a refusal names, for example `readdir '/x'`.
+    pub(super) async fn call(
+        &self,
+        request: Request,
+        operation: &str,
+    ) -> Result<Answer, CallError> {
+        let answer = self.agent.call(request).await;
+        answer.map_err(|error| RemoteError::from_agent(error, operation).into())
+    }
+
+    /// Asks the agent for something that has no value.
+    pub(super) async fn done(&self, request: Request, operation: &str) -> Result<Value, CallError> {
+        match self.call(request, operation).await? {
+            Answer::Done => Ok(Value::Null),
+            other => Err(unexpected(&other)),
         }
     }
 

@@ -3,14 +3,13 @@
 
 use std::sync::Arc;
 
+use axum::Router;
 use axum::routing::{any, post};
-use axum::{Json, Router};
 use sandstone_api::{ApiError, ErrorCode};
 
 use super::super::Edge;
 use super::super::auth::Caller;
 use super::super::reply::Reject;
-use super::Name;
 
 /// Routes of which nothing is offered.
 pub(super) fn routes() -> Router<Arc<Edge>> {
@@ -39,22 +38,4 @@ async fn expose(_: Caller) -> Reject {
 
 async fn apps(_: Caller) -> Reject {
     not_supported("apps, revisions, layers, timelines and deployment")
-}
-
-pub(super) async fn snapshots(_: Caller) -> Reject {
-    not_supported("snapshots yet")
-}
-
-/// There are none, so the list is empty.
-pub(super) async fn no_snapshots(_: Caller) -> Json<[(); 0]> {
-    Json([])
-}
-
-/// There are none, so this one is not there either; the SDKs turn the answer into `null`.
-pub(super) async fn no_such_snapshot(_: Caller, Name(name): Name) -> Reject {
-    ApiError::new(
-        ErrorCode::SnapshotNotFound,
-        format!("there is no snapshot {name:?}"),
-    )
-    .into()
 }

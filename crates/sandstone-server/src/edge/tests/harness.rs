@@ -9,10 +9,11 @@ use std::time::Duration;
 use async_trait::async_trait;
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
-use sandstone_api::{Region, SandboxId, VolumeId};
-use sandstone_core::{Clock, Entropy, Timestamp};
+use sandstone_api::{ImageId, Region, SandboxId, SnapshotId, VolumeId};
+use sandstone_core::{Clock, Consistency, Entropy, Timestamp, VolumeCapacity};
 use sandstone_node_api::{
-    AgentClient, NodeApi, NodeError, NodeEvent, Readiness, SandboxSpec, VolumeSpec, VolumeUsage,
+    AgentClient, Copied, Images, Measured, NodeApi, NodeError, NodeEvent, Readiness, Root,
+    SandboxSpec, SnapshotSpec, Space, VolumeSource, VolumeSpec,
 };
 use sandstone_store::Store;
 use serde_json::{Value, json};
@@ -30,6 +31,19 @@ pub(super) const TOKEN: &str = "ddo_0123456789abcdef";
 const BEARER: (&str, &str) = ("authorization", "Bearer ddo_0123456789abcdef");
 /// What the Python SDK's WebSocket library calls itself.
 pub(super) const PYTHON: (&str, &str) = ("user-agent", "Python/3.11 websockets/17.4");
+
+/// How copies turn out.
+const COPIED: Copied = Copied {
+    consistency: Consistency::FileSystem,
+    stall_us: 1234,
+};
+
+pub(super) const SPACE: Space = Space {
+    total: 20 << 30,
+    free: 15 << 30,
+    low: 2 << 30,
+    critical: 1 << 30,
+};
 
 #[derive(Debug)]
 pub(super) struct HandClock(AtomicI64);
@@ -55,10 +69,16 @@ impl Entropy for Counter {
     }
 }
 
-/// Makes nothing on disk; its sandboxes are stand-in agents.
+/// Makes nothing on disk: it remembers the names of images, and its sandboxes are stand-in agents.
 #[derive(Debug, Default)]
 pub(super) struct FakeNode {
     agents: Mutex<HashMap<SandboxId, (FakeAgent, Arc<AgentClient>)>>,
+    pub(super) images: Mutex<Images>,
+    /// The roots of the sandboxes, in the order in which they were started.
+    pub(super) roots: Mutex<Vec<Root>>,
+    /// What the content of a snapshot is summed up to.
+    pub(super) checksum: Mutex<String>,
+    pub(super) is_full: AtomicBool,
     pub(super) is_unready: AtomicBool,
     /// How long a start takes, milliseconds.
     pub(super) start_ms: AtomicU64,
@@ -67,6 +87,21 @@ pub(super) struct FakeNode {
 impl FakeNode {
     pub(super) fn running(&self) -> usize {
         self.agents.lock().unwrap().len()
+    }
+
+    fn add(&self, image: ImageId) {
+        let mut images = self.images.lock().unwrap();
+        match image {
+            ImageId::Volume(id) => images.volumes.push(id.suffix().to_owned()),
+            ImageId::Snapshot(id) => images.snapshots.push(id.suffix().to_owned()),
+        }
+    }
+
+    fn check_room(&self) -> Result<(), NodeError> {
+        if self.is_full.load(Ordering::SeqCst) {
+            return Err(NodeError::PoolFull("no room".to_owned()));
+        }
+        Ok(())
     }
 
     /// Breaks the connection to every agent, without anybody asking for it.
@@ -87,22 +122,55 @@ impl NodeApi for FakeNode {
         }
     }
 
-    async fn create_volume(&self, _: &VolumeSpec) -> Result<(), NodeError> {
+    async fn create_volume(&self, spec: &VolumeSpec) -> Result<Option<Copied>, NodeError> {
+        self.check_room()?;
+        self.add(spec.id.into());
+        let is_copy = matches!(spec.source, VolumeSource::Image(_));
+        Ok(is_copy.then_some(COPIED))
+    }
+
+    async fn grow_volume(&self, _: VolumeId, _: VolumeCapacity) -> Result<(), NodeError> {
+        self.check_room()
+    }
+
+    async fn create_snapshot(&self, spec: &SnapshotSpec) -> Result<Copied, NodeError> {
+        self.check_room()?;
+        self.add(spec.id.into());
+        Ok(COPIED)
+    }
+
+    async fn remove_image(&self, image: ImageId) -> Result<(), NodeError> {
+        let mut images = self.images.lock().unwrap();
+        images.volumes.retain(|name| name != image.suffix());
+        images.snapshots.retain(|name| name != image.suffix());
         Ok(())
     }
 
-    async fn remove_volume(&self, _: VolumeId) -> Result<(), NodeError> {
-        Ok(())
+    async fn measure(&self, _: ImageId) -> Result<Measured, NodeError> {
+        Ok(Measured::default())
     }
 
-    async fn measure_volume(&self, _: VolumeId) -> Result<VolumeUsage, NodeError> {
-        Ok(VolumeUsage::default())
+    async fn checksum_snapshot(&self, _: SnapshotId) -> Result<String, NodeError> {
+        Ok(self.checksum.lock().unwrap().clone())
+    }
+
+    async fn pack_snapshot(&self, _: SnapshotId) -> Result<Measured, NodeError> {
+        Ok(Measured::default())
+    }
+
+    async fn images(&self) -> Result<Images, NodeError> {
+        Ok(self.images.lock().unwrap().clone())
+    }
+
+    async fn space(&self) -> Result<Space, NodeError> {
+        Ok(SPACE)
     }
 
     async fn start_sandbox(&self, spec: &SandboxSpec) -> Result<(), NodeError> {
         let millis = self.start_ms.load(Ordering::SeqCst);
         tokio::time::sleep(Duration::from_millis(millis)).await;
         let started = agent::start(spec.environment.clone()).await;
+        self.roots.lock().unwrap().push(spec.root);
         self.agents.lock().unwrap().insert(spec.id, started);
         Ok(())
     }
@@ -194,6 +262,29 @@ impl Harness {
         let answer = self.rest("POST", "/api/v2/volumes", Some(body)).await;
         assert_eq!(answer.status, 200, "{}", answer.body);
         answer.json()
+    }
+
+    /// Calls, and expects it to be done.
+    pub(super) async fn done(&self, method: &str, path: &str, body: Option<Value>) -> Value {
+        let answer = self.rest(method, path, body).await;
+        assert_eq!(answer.status, 200, "{method} {path}: {}", answer.body);
+        answer.json()
+    }
+
+    /// Calls, and expects to be refused.
+    pub(super) async fn refused(
+        &self,
+        method: &str,
+        path: &str,
+        body: Option<Value>,
+        (status, code): (u16, &str),
+    ) -> Value {
+        let answer = self.rest(method, path, body).await;
+        let json = answer.json();
+        assert_eq!(answer.status, status, "{method} {path}: {}", answer.body);
+        assert_eq!(json["code"], code, "{method} {path}");
+        assert!(!json["message"].as_str().unwrap().is_empty());
+        json
     }
 
     /// Tries to create a sandbox.

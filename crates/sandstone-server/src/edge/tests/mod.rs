@@ -5,6 +5,8 @@ mod agent;
 mod client;
 mod files;
 mod harness;
+mod own;
 mod processes;
 mod rest;
+mod snapshots;
 mod sockets;

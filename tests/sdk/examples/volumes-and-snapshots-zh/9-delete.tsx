@@ -1,0 +1,1 @@
+await client.snapshots.delete("my-toolchain-snapshot");

@@ -1,0 +1,140 @@
+//! `cargo xtask bench create`: how long from "create" to the end of the first command, beside
+//! `podman run --rm` of the same root file system in the same run.
+
+use std::fs;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use serde::Deserialize;
+
+use super::base::Base;
+use super::client::Client;
+use super::figures::Figures;
+use super::podman::Podman;
+use crate::run::{command, heading, root, target};
+use crate::server::{Server, Settings};
+use crate::{machine, tools};
+
+/// The server's pool, bytes.
+const POOL: u64 = 8 << 30;
+/// Rounds that nobody counts: caches fill, the warm pool is made.
+const WARM_UP: usize = 5;
+const START_LIMIT: Duration = Duration::from_mins(2);
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct Arguments {
+    /// Rounds of each kind.
+    #[arg(long, default_value_t = 50)]
+    rounds: usize,
+    /// Leave podman out.
+    #[arg(long)]
+    no_podman: bool,
+    /// Where the base image is kept.
+    #[arg(long, default_value = tools::IMAGE_CACHE)]
+    image_cache: PathBuf,
+}
+
+/// What the client measured in one round, milliseconds.
+#[derive(Debug, Deserialize)]
+struct Round {
+    created: f64,
+    first: f64,
+    kill: f64,
+}
+
+pub(crate) fn run(arguments: &Arguments) -> Result<()> {
+    machine::check(machine::DISK_BUILD + POOL)?;
+    tools::install_packages()?;
+    tools::build()?;
+    tools::build_image(&arguments.image_cache)?;
+    let sdks = tools::install_sdks("sdk")?;
+    tools::link_node_modules(&sdks)?;
+
+    let scratch = target("bench");
+    fs::create_dir_all(&scratch)?;
+    let podman = if arguments.no_podman {
+        None
+    } else {
+        heading("podman");
+        let base = Base::mount(&scratch, &arguments.image_cache)?;
+        Some(Podman::prepare(&scratch, &base)?)
+    };
+
+    heading("Rounds");
+    let mut server = Server::start(&Settings {
+        data: scratch.join("data"),
+        listen: "127.0.0.1:0".to_owned(),
+        image_cache: arguments.image_cache.clone(),
+        arguments: vec!["--pool-size".to_owned(), POOL.to_string()],
+        log_filter: None,
+        log: scratch.join("server.log"),
+    })?;
+    let access = server.wait_until_healthy(START_LIMIT)?;
+    let mut program = command(&sdks.deno);
+    program
+        .args(["run", "--quiet", "--allow-all", "--no-lock"])
+        .arg(root().join("tests/sdk/js/bench/create.mjs"));
+    let mut client = Client::start(&mut program, &access)?;
+    let mut figures = Figures::default();
+    for round in 0..WARM_UP + arguments.rounds {
+        let plain = ask(&mut client, "plain")?;
+        let volume = ask(&mut client, "volume")?;
+        let mut peers = Vec::new();
+        for network in podman.iter().flat_map(|podman| &podman.networks) {
+            if let Some(podman) = &podman {
+                peers.push((network.clone(), podman.round(network)?));
+            }
+        }
+        if round < WARM_UP {
+            continue;
+        }
+        figures.add("sandstone: create", plain.created);
+        figures.add("sandstone: create to first command", plain.first);
+        figures.add("sandstone: create to first command, a volume", volume.first);
+        figures.add("sandstone: kill", plain.kill);
+        figures.add("sandstone: kill, a volume", volume.kill);
+        for (network, milliseconds) in peers {
+            figures.add(&format!("podman run --rm, network {network}"), milliseconds);
+        }
+    }
+    client.end()?;
+    server.stop()?;
+    fs::remove_dir_all(&scratch).ok();
+
+    heading("Create to first command");
+    println!(
+        "{} rounds each, by turns; client: @deno/sandbox in one warm Deno process",
+        arguments.rounds
+    );
+    if let Some(podman) = &podman {
+        println!("peer: {}", podman.description);
+    }
+    figures.print("ms");
+    ratios(&figures);
+    Ok(())
+}
+
+fn ask(client: &mut Client, kind: &str) -> Result<Round> {
+    serde_json::from_str(&client.ask(kind)?).context("reading the client's answer")
+}
+
+fn ratios(figures: &Figures) {
+    println!();
+    for network in ["none", "podman"] {
+        let Some(peer) = figures.median(&format!("podman run --rm, network {network}")) else {
+            continue;
+        };
+        for ours in [
+            "sandstone: create to first command",
+            "sandstone: create to first command, a volume",
+        ] {
+            if let Some(own) = figures.median(ours) {
+                println!(
+                    "p50 of podman, network {network} / {ours}: {:.1}",
+                    peer / own
+                );
+            }
+        }
+    }
+}
