@@ -45,7 +45,7 @@ pub(crate) struct Extents {
     pub(crate) own: u64,
     /// Bytes in all.
     pub(crate) all: u64,
-    /// How many there are.
+    /// How many there are: pieces of the file that are one piece on the disk.
     pub(crate) count: u64,
 }
 
@@ -64,6 +64,8 @@ pub(crate) fn extents(file: &File) -> io::Result<Extents> {
         extents: [Extent::default(); BATCH],
     });
     let mut extents = Extents::default();
+    // Where the file and the disk would go on if the next record belonged to the same extent.
+    let mut end = None;
     loop {
         // SAFETY: the descriptor is open, and the struct has room for `extent_count` extents.
         let result =
@@ -78,7 +80,14 @@ pub(crate) fn extents(file: &File) -> io::Result<Extents> {
         for extent in &request.extents[..mapped] {
             if extent.flags & FIEMAP_EXTENT_UNWRITTEN == 0 {
                 extents.all += extent.length;
-                extents.count += 1;
+                // One extent has several records when others share parts of it only.
+                if end != Some((extent.logical, extent.physical)) {
+                    extents.count += 1;
+                }
+                end = Some((
+                    extent.logical.saturating_add(extent.length),
+                    extent.physical.saturating_add(extent.length),
+                ));
                 if extent.flags & FIEMAP_EXTENT_SHARED == 0 {
                     extents.own += extent.length;
                 }

@@ -37,6 +37,9 @@ fn packing_changes_extents_and_nothing_else() {
     let before = pool.measure(snapshot("snap")).unwrap();
     let checksum = pool.checksum_snapshot("snap").unwrap();
     assert!(before.extents > 300, "{before:?}");
+    // Only its relative was written in pieces: sharing parts of an extent does not split it.
+    let relative = pool.measure(snapshot("relative")).unwrap();
+    assert!(relative.extents < 100, "{relative:?}");
     let tree = pool.snapshot_tree("snap").unwrap();
     let content = read(&tree, "data");
 

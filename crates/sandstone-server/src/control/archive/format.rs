@@ -4,6 +4,7 @@
 //! zstd frame ┬ global header    SANDSTONE.format, .bootable, .capacity
 //!            ├ members          as `tar` inside the sandbox wrote them
 //!            ├ global header    SANDSTONE.sha256 of everything above
+//!            ├ the first member once more: some readers want a member after each global header
 //!            └ two blocks of zeros
 //! ```
 
@@ -133,6 +134,28 @@ pub(super) struct Packer<W: Write> {
     output: write::Encoder<'static, W>,
     hash: Sha256,
     devices: HashSet<Vec<u8>>,
+    first: First,
+}
+
+/// The first member, if it is a directory: the root of the tree.
+#[derive(Default)]
+struct First(Option<Vec<u8>>);
+
+impl First {
+    fn see(&mut self, member: &Member) {
+        if self.0.is_none() {
+            let is_directory = member.kind == Kind::Directory;
+            self.0 = Some(if is_directory {
+                member.raw.clone()
+            } else {
+                Vec::new()
+            });
+        }
+    }
+
+    fn raw(&self) -> &[u8] {
+        self.0.as_deref().unwrap_or_default()
+    }
 }
 
 impl<W: Write> Packer<W> {
@@ -147,6 +170,7 @@ impl<W: Write> Packer<W> {
             output,
             hash: Sha256::new(),
             devices: HashSet::new(),
+            first: First::default(),
         };
         packer.add(&manifest.write()?)?;
         Ok(packer)
@@ -164,6 +188,7 @@ impl<W: Write> Packer<W> {
                 Item::Global(_) => return Err(not_ours()),
                 Item::End => return Ok(()),
             };
+            self.first.see(&member);
             if self.leaves_out(&member)? {
                 copy(input, member.data_bytes, |_| Ok(()))?;
             } else {
@@ -181,6 +206,7 @@ impl<W: Write> Packer<W> {
         let checksum = hex(&self.hash.finalize_reset());
         self.output
             .write_all(&global(&[(CHECKSUM_KEY, &checksum)])?)?;
+        self.output.write_all(self.first.raw())?;
         self.output.write_all(&[0; 2 * BLOCK_BYTES])?;
         self.output.finish()
     }
@@ -212,6 +238,7 @@ pub(super) struct Unpacker<R: Read> {
     input: read::Decoder<'static, BufReader<R>>,
     hash: Sha256,
     manifest: Manifest,
+    first: First,
 }
 
 impl<R: Read> Unpacker<R> {
@@ -229,6 +256,7 @@ impl<R: Read> Unpacker<R> {
             input,
             manifest: Manifest::read(&first)?,
             hash: Sha256::new_with_prefix(&first.raw),
+            first: First::default(),
         })
     }
 
@@ -266,6 +294,7 @@ impl<R: Read> Unpacker<R> {
                 Item::End => return Err(ArchiveError::damaged("it has no checksum at its end")),
             };
             check(&member)?;
+            self.first.see(&member);
             left = left
                 .checked_sub(member.raw.len() as u64 + member.data_bytes)
                 .ok_or_else(|| {
@@ -287,6 +316,12 @@ impl<R: Read> Unpacker<R> {
             checksum.ok_or_else(|| ArchiveError::refused("it has a second global header"))?;
         if checksum != hex(&self.hash.finalize_reset()) {
             return Err(ArchiveError::damaged("its checksum does not match"));
+        }
+        if !self.first.raw().is_empty() {
+            match member::next(&mut self.input)? {
+                Item::Member(again) if again.raw == self.first.raw() => {}
+                _ => return Err(ArchiveError::damaged("its first member is not repeated")),
+            }
         }
         if member::next(&mut self.input)? != Item::End {
             return Err(ArchiveError::damaged("members follow after its checksum"));

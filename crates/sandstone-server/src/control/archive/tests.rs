@@ -420,7 +420,7 @@ fn whatever_is_missing_is_noticed() {
         damaged(unpack_unchecked(&frame(&plain[..length])));
     }
     // Without the checksum, but with an end.
-    let members = plain.len() - 4 * BLOCK_BYTES;
+    let members = plain.len() - 4 * BLOCK_BYTES - ordinary()[0].len();
     let end = [&plain[..members], &[0; 2 * BLOCK_BYTES]].concat();
     assert!(damaged(unpack(&frame(&end))).contains("checksum"));
 }
@@ -440,6 +440,12 @@ fn whatever_is_added_is_noticed() {
     let end = plain.len() - 2 * BLOCK_BYTES;
     let more = [&plain[..end], &file("./z", b"x"), &plain[end..]].concat();
     damaged(unpack(&frame(&more)));
+    // Another member than the first in its place.
+    let first = ordinary()[0].len();
+    let other = link("./elsewhere/", EntryType::Directory, "");
+    assert_eq!(first, other.len());
+    let other = [&plain[..end - first], &other, &plain[end..]].concat();
+    damaged(unpack(&frame(&other)));
 }
 
 #[test]
