@@ -1,6 +1,7 @@
 //! Running other programs, and telling the user about it.
 
 use std::ffi::OsStr;
+use std::fs;
 use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -135,4 +136,17 @@ pub(crate) fn since(start: Instant) -> String {
     } else {
         format!("{} min {:02} s", seconds / 60, seconds % 60)
     }
+}
+
+/// An empty directory, made anew. Refuses while something is still mounted below it.
+pub(crate) fn clear(directory: &Path) -> Result<()> {
+    let mounts = fs::read_to_string("/proc/self/mountinfo")?;
+    let name = directory.to_string_lossy();
+    if mounts.contains(name.as_ref()) {
+        bail!("something is still mounted below {name}");
+    }
+    if directory.exists() {
+        fs::remove_dir_all(directory)?;
+    }
+    fs::create_dir_all(directory).with_context(|| format!("creating {name}"))
 }

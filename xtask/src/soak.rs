@@ -6,7 +6,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail};
 
 use crate::leak::HostState;
-use crate::run::{command, execute, heading, root, target};
+use crate::run::{clear, command, execute, heading, root, target};
 use crate::{machine, tools};
 
 /// The server's pool, bytes.
@@ -34,7 +34,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
     tools::build_image(&arguments.image_cache)?;
     let sdks = tools::install_sdks("sdk")?;
     let scratch = target("soak");
-    std::fs::create_dir_all(&scratch)?;
+    clear(&scratch)?;
 
     heading("Load and kills");
     let before = HostState::now();

@@ -1,6 +1,5 @@
 //! The whole suite, stage by stage; the first failure ends it.
 
-use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::{Duration, Instant};
@@ -10,7 +9,7 @@ use clap::ValueEnum;
 
 use crate::leak::HostState;
 use crate::report::{Counts, count};
-use crate::run::{cargo, command, execute, heading, root, since, target, tee};
+use crate::run::{cargo, clear, command, execute, heading, root, since, target, tee};
 use crate::server::{Server, Settings};
 use crate::{machine, tidy, tools};
 
@@ -213,17 +212,4 @@ fn unless_filtered(is_filtered: bool, result: Result<()>) -> Result<()> {
         Err(error) if is_filtered && error.to_string() == "no test ran" => Ok(()),
         other => other,
     }
-}
-
-/// An empty directory, made anew. Refuses while something is still mounted below it.
-fn clear(directory: &Path) -> Result<()> {
-    let mounts = fs::read_to_string("/proc/self/mountinfo")?;
-    let name = directory.to_string_lossy();
-    if mounts.contains(name.as_ref()) {
-        bail!("something is still mounted below {name}");
-    }
-    if directory.exists() {
-        fs::remove_dir_all(directory)?;
-    }
-    fs::create_dir_all(directory).with_context(|| format!("creating {name}"))
 }

@@ -226,7 +226,8 @@ test("refusals of bootable volumes and forks", async () => {
 });
 
 test("refusals of roots", async () => {
-  const boot = (root, region = "ord") => Sandbox.create({ root, region });
+  // With an endpoint of one's own this SDK sends no region: `test_snapshots.py` has that refusal.
+  const boot = (root) => Sandbox.create({ root });
   await assert.rejects(boot("no-such-root"), refusal(404, "SNAPSHOT_NOT_FOUND", "no-such-root"));
   await withVolume((volume) =>
     withSnapshot(volume, async (snapshot) => {
@@ -238,9 +239,6 @@ test("refusals of roots", async () => {
   );
   await withBootable((volume) =>
     withSnapshot(volume, async (snapshot) => {
-      for (const { slug } of [volume, snapshot]) {
-        await assert.rejects(boot(slug, "ams"), refusal(409, "REGION_MISMATCH", slug, "ams"));
-      }
       await withSandbox({ root: volume.id }, async (holder) => {
         const mounted = refusal(409, "VOLUME_IS_MOUNTED", holder.id);
         await assert.rejects(boot(volume.slug), mounted);
@@ -249,7 +247,7 @@ test("refusals of roots", async () => {
       });
       await assert.rejects(
         Sandbox.create({ root: volume.id, volumes: { "/v": volume.id } }),
-        (error) => error.status === 400 || error.status === 409,
+        refusal(400, "INVALID_REQUEST", volume.slug),
       );
       // A snapshot that runs may be deleted; what runs from it goes on.
       await withSandbox({ root: snapshot.id }, async (sandbox) => {

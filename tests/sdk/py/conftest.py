@@ -93,6 +93,6 @@ def hasty() -> Server:
 def small_pool() -> Server:
     """A server whose pool one volume can fill."""
     with server_of_its_own(
-        "--deletion-grace", "1s", "--purge-every", "200ms", pool="3GiB"
+        "--deletion-grace", "1s", "--purge-every", "200ms", pool="2560MiB"
     ) as server:
         yield server.start()

@@ -326,7 +326,9 @@ class Load:
         """Load for a while, a kill, and the next server."""
         self.is_dying = False
         clients = [asyncio.create_task(self.client()) for _ in range(CLIENTS)]
-        await asyncio.sleep(self.chance.uniform(0.1, 1.0))
+        await asyncio.sleep(self.chance.uniform(0.1, 0.8))
+        if self.chance.random() < 0.7:
+            await self.in_the_middle()
         if self.failure is None:
             self.is_dying = True
             self.world.server.kill()
@@ -340,6 +342,15 @@ class Load:
         self.model.count("ms of restarting", int((time.monotonic() - begun) * 1000))
         for image in self.model.images.values():
             image.is_busy, image.copies, image.holder = False, 0, None
+
+    async def in_the_middle(self) -> None:
+        """Waits until something is under way, and a moment more: most of the time nothing is."""
+        deadline = time.monotonic() + 0.5
+        while time.monotonic() < deadline:
+            if any(image.doubt or image.copies for image in self.model.images.values()):
+                await asyncio.sleep(self.chance.uniform(0, 0.02))
+                return
+            await asyncio.sleep(0.001)
 
     async def check(self, is_thorough: bool) -> None:
         """Compares everything with the model."""

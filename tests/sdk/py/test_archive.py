@@ -102,16 +102,20 @@ def test_an_archive_is_an_ordinary_tar(shared, sdk, tmp_path):
         with sdk.sandbox.create(volumes={"/v": made["id"]}) as sandbox:
             bash(sandbox, "mkdir -p /v/d/e && echo hello > /v/d/e/f && ln -s f /v/d/e/l")
         tar = unpacked(exported(shared, f"/volumes/{made['slug']}"))
-    with tarfile.open(fileobj=io.BytesIO(tar)) as opened:
-        names = {name.removeprefix("./").rstrip("/"): opened.getmember(name) for name in opened.getnames()}
-    assert {"d", "d/e", "d/e/f", "d/e/l"} <= set(names) <= {"d", "d/e", "d/e/f", "d/e/l", ".", ""}
-    subprocess.run(["tar", "-xf", "-", "-C", tmp_path], input=tar, check=True, capture_output=True)
+    done = subprocess.run(
+        ["tar", "-xvf", "-", "-C", tmp_path], input=tar, check=True, capture_output=True
+    )
+    assert done.stderr == b""
+    names = {name.removeprefix("./").rstrip("/") for name in done.stdout.decode().splitlines()}
+    assert names - {"", "."} == {"d", "d/e", "d/e/f", "d/e/l"}
     assert (tmp_path / "d/e/l").read_text() == "hello\n"
 
 
 def test_a_system_boots_after_the_round_trip(shared, sdk):
     with bootable(shared) as made:
         with sdk.sandbox.create(root=made["id"]) as sandbox:
+            # Half of the system, so that this takes half the time.
+            bash(sandbox, "sudo rm -r /usr/local/bin/deno /usr/local/bin/node /usr/local/lib/node_modules")
             bash(sandbox, "echo kept | sudo tee /etc/kept; echo mine > ~/mine")
             before = trees.digest(sandbox)
         archive = exported(shared, f"/volumes/{made['id']}")

@@ -44,7 +44,6 @@ def test_a_toolchain(shared, sdk, names):
     assert forked["base_snapshot"] == {"id": taken["id"], "slug": snap}
     assert run(shared, "volumes", "grow", fork, "2GB")["capacity"] == 2_000_000_000
     assert run(shared, "volumes", "fork", fork, copy)["capacity"] == 2_000_000_000
-    assert run(shared, "snapshots", "verify", snap)["health"] == "intact"
     listed = shared.sandstone("volumes", "list").stdout.decode()
     for slug in (volume, fork, copy):
         assert re.search(rf"vol_ord_\w{{20}}\s+{slug}\b", listed), listed

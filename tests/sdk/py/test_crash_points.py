@@ -286,11 +286,12 @@ def pack(world: World):
     made = world.volume()
     with world.sdk.sandbox.create(volumes={"/v": made["id"]}) as sandbox:
         durable(sandbox, "/v/blob", 16 << 20)
-        world.sdk.volumes.snapshot(made["id"], slug=new_slug())
+        shared = world.sdk.volumes.snapshot(made["id"], slug=new_slug())
         sandbox.fs.write_text_file("/tmp/scatter.py", SCATTER)
         code, out, err = bash(sandbox, "python3 /tmp/scatter.py && sha256sum < /v/blob")
         assert code == 0, err
         blob = Blob("/v/blob", out.split()[0])
+    world.sdk.snapshots.delete(shared["id"])
     slug = new_slug()
     yield lambda: world.sdk.volumes.snapshot(made["id"], slug=slug)
     found = world.find("snapshots", slug)

@@ -126,17 +126,14 @@ def test_a_waiting_sandbox_can_be_killed(small_pool):
     one = sdk.volumes.create(new_slug(), "ord", "8GB")
     try:
         with sdk.sandbox.create(volumes={"/v": one["id"]}, timeout="20m") as sandbox:
-            child = sandbox.spawn(
-                "python3", args=["-c", WRITER, "100000"], stdout="piped", stderr="null"
-            )
+            sandbox.spawn("python3", args=["-c", WRITER, "100000"], stdout="null", stderr="null")
             at_rest(api)
             begun = time.monotonic()
             api.end(sandbox.id)
             assert time.monotonic() - begun < 20
             assert not api.is_running(sandbox.id)
-            synced = len(child.stdout.read(-1).split())
+            # Its client has no connection over which it could kill the process when it ends.
             sandbox._async._processes.clear()
-            assert synced > 10
         sdk.volumes.delete(one["id"])
         free = lambda: api.own("GET", "/pool")["free"]  # noqa: E731
         wait_until("the pool has its room back", lambda: free() > pool["free"] * 0.9, 30)

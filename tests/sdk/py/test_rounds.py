@@ -59,6 +59,6 @@ def test_rounds_of_snapshots_and_forks(hasty):
         # Grace, purge, and what the server keeps for a moment.
         time.sleep(3)
         before = now()
-        for _ in range(10):
+        for _ in range(5):
             one_round(made)
         wait_until("everything is purged", lambda: not host.growth(before, now()), 30, 1)

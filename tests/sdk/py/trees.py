@@ -67,13 +67,13 @@ def describe(path):
     if kind == stat.S_IFREG:
         with open(path, "rb") as file:
             entry["sha256"] = hashlib.file_digest(file, "sha256").hexdigest()
-        entry |= {"size": info.st_size, "modified": info.st_mtime_ns}
+        entry["size"] = info.st_size
         entry["is_sparse"] = info.st_size > 1 << 20 and info.st_blocks * 512 < info.st_size // 2
         if info.st_nlink > 1:
             entry["same_as"] = first.setdefault((info.st_dev, info.st_ino), entry["path"])
     elif kind == stat.S_IFLNK:
         entry["target"] = os.readlink(path)
-    elif kind == stat.S_IFDIR and not as_digest:
+    if kind in (stat.S_IFREG, stat.S_IFDIR) and not as_digest:
         entry["modified"] = info.st_mtime_ns
     entries.append(entry)
 describe(".")
@@ -81,8 +81,8 @@ for directory, names, files in os.walk("."):
     def is_wanted(name):
         path = os.path.join(directory, name)
         return path not in skipped and not os.path.ismount(path)
-    names[:] = filter(is_wanted, names)
-    for name in filter(is_wanted, names + files):
+    names[:] = sorted(filter(is_wanted, names))
+    for name in sorted(filter(is_wanted, names + files)):
         describe(os.path.join(directory, name))
 text = json.dumps(sorted(entries, key=lambda entry: entry["path"]), sort_keys=True)
 print(hashlib.sha256(text.encode()).hexdigest() if as_digest else text)
@@ -106,7 +106,7 @@ def describe(sandbox, directory: str) -> list[dict]:
 
 
 def digest(sandbox, directory: str = "/", skip: tuple[str, ...] = OF_THE_NODE) -> str:
-    """A checksum of the same, without the times of directories. Other mounts are left out."""
+    """A checksum of the same, without times. Other mounts are left out."""
     return python(sandbox, *digest_command(directory, skip), sudo=True).strip()
 
 

@@ -12,7 +12,7 @@ use super::base::Base;
 use super::client::Client;
 use super::figures::Figures;
 use super::podman::Podman;
-use crate::run::{command, heading, root, target};
+use crate::run::{clear, command, heading, root, target};
 use crate::server::{Server, Settings};
 use crate::{machine, tools};
 
@@ -52,7 +52,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
     tools::link_node_modules(&sdks)?;
 
     let scratch = target("bench");
-    fs::create_dir_all(&scratch)?;
+    clear(&scratch)?;
     let podman = if arguments.no_podman {
         None
     } else {

@@ -22,7 +22,9 @@ async def open_sandbox(name, **options):
 
 
 async def close_sandbox(name):
-    manager, _ = sandboxes.pop(name)
+    manager, sandbox = sandboxes.pop(name)
+    # One with a duration goes on without its client.
+    await sandbox.kill()
     await manager.__aexit__(None, None, None)
 
 

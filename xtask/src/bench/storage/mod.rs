@@ -19,7 +19,7 @@ use serde_json::{Value, json};
 use super::base::Base;
 use super::client::Client;
 use super::podman::Podman;
-use crate::run::{command, heading, root, since, target};
+use crate::run::{clear, command, heading, root, since, target};
 use crate::server::{Access, Server, Settings};
 use crate::{machine, tools};
 
@@ -54,7 +54,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
     let sdks = tools::install_sdks("sdk")?;
 
     let scratch = target("bench");
-    fs::create_dir_all(&scratch)?;
+    clear(&scratch)?;
     let base = Base::mount(&scratch, &arguments.image_cache)?;
     let podman = if arguments.no_podman {
         None
