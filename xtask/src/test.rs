@@ -17,7 +17,7 @@ use crate::{machine, tidy, tools};
 const LEAK_PATIENCE: Duration = Duration::from_secs(10);
 /// The pools of the shared server, of two that live as long as the suite, and of the most that one
 /// module starts, bytes: 8, 4 and 3, 6 GiB.
-const POOLS: u64 = 21 << 30;
+const POOLS: u64 = 22 << 30;
 /// Longest start of the shared server: it makes its pool.
 const START_LIMIT: Duration = Duration::from_mins(2);
 
@@ -187,7 +187,7 @@ fn sdk_suites(arguments: &Arguments, counts: &mut Counts) -> Result<()> {
     if let Some(filter) = &arguments.filter {
         node.args(["--test-name-pattern", filter]);
     }
-    node.args(["volumes.test.mjs", "sandbox.test.mjs"]);
+    node.args(["volumes.test.mjs", "sandbox.test.mjs", "snapshots.test.mjs"]);
     let node = unless_filtered(any, counted(&mut node, counts));
 
     heading("Python SDK, and servers that are stopped and killed");

@@ -14,7 +14,7 @@ from support import setting
 import host
 
 SEED = 20260801
-KILLS = 80
+KILLS = 60
 
 
 @pytest.mark.timeout(400)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 
 import pytest
-from support import SMALL, bash, new_slug, refused, removed, snapshot, volume, wait_until
+from support import SMALL, new_slug, refused, removed, snapshot, volume, wait_until
 
 
 @pytest.fixture
