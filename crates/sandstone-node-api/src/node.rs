@@ -200,7 +200,7 @@ pub trait NodeApi: fmt::Debug + Send + Sync {
     async fn measure(&self, image: ImageId) -> Result<Measured, NodeError>;
 
     /// Reads all of a snapshot from the disk and returns the checksum of its content: the same
-    /// for the same content, packed or not. Takes about a second for a gigabyte.
+    /// for the same content, packed or not. Takes up to ten seconds for a gigabyte.
     async fn checksum_snapshot(&self, id: SnapshotId) -> Result<String, NodeError>;
 
     /// Rewrites a snapshot's image in as few extents as possible. Those who use it do not notice.

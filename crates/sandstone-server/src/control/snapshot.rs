@@ -113,7 +113,7 @@ impl ControlPlane {
     }
 
     /// Reads all of a snapshot from the disk, compares it with its checksum, and records the
-    /// outcome, which is in the answer. Takes about a second for a gigabyte, and waits for other
+    /// outcome, which is in the answer. Takes up to ten seconds for a gigabyte, and waits for other
     /// snapshots that are being read.
     ///
     /// # Errors
