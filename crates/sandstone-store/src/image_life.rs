@@ -9,7 +9,7 @@ use crate::image::{Image, Kind, ids};
 use crate::organisation::OrganisationId;
 use crate::row::Columns;
 use crate::store::commit;
-use crate::{Store, StoreError, measure, slug};
+use crate::{Store, StoreError, image, measure, slug};
 
 /// What may be purged, given `$1`, the end of the youngest grace period that is over: its time
 /// has come, and nobody needs its image. Somebody does while another image is copied from it, a
@@ -149,6 +149,21 @@ pub(crate) async fn finish(
     Ok(())
 }
 
+impl Store {
+    /// Makes a deleted image of one kind visible again, and reads it.
+    pub(crate) async fn restore<T: Image>(
+        &self,
+        wanted: Restore<'_>,
+        now: Timestamp,
+    ) -> Result<T, StoreError> {
+        let mut transaction = self.begin().await?;
+        let id = restore::<T>(&mut transaction, wanted, now).await?;
+        let image = image::by_id(&mut transaction, id).await?;
+        commit(transaction).await?;
+        Ok(image)
+    }
+}
+
 /// What a client wants back.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Restore<'a> {
@@ -161,7 +176,7 @@ pub(crate) struct Restore<'a> {
 }
 
 /// Makes a deleted image visible again. Nothing happens to one that is visible.
-pub(crate) async fn restore<T: Image>(
+async fn restore<T: Image>(
     connection: &mut SqliteConnection,
     wanted: Restore<'_>,
     now: Timestamp,

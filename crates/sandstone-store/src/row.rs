@@ -89,6 +89,16 @@ impl Columns<'_> {
         known(&text).ok_or_else(|| unreadable(column, text))
     }
 
+    /// A text that `known` knows, if there is one.
+    pub(crate) fn optional_one_of<T>(
+        &self,
+        column: &'static str,
+        known: fn(&str) -> Option<T>,
+    ) -> Result<Option<T>, StoreError> {
+        let parsed = |text: String| known(&text).ok_or_else(|| unreadable(column, text));
+        self.optional_text(column)?.map(parsed).transpose()
+    }
+
     fn get<'a, T>(&'a self, column: &'static str) -> Result<T, StoreError>
     where
         T: sqlx::Decode<'a, Sqlite> + sqlx::Type<Sqlite>,

@@ -254,12 +254,6 @@ fn sandbox(row: &SqliteRow) -> Result<Sandbox, StoreError> {
         (UNTIL, Some(stop_at)) => Lifetime::Until(stop_at),
         _ => return Err(unreadable("lifetime", lifetime)),
     };
-    let stop_reason = match row.optional_text("stop_reason")? {
-        None => None,
-        Some(text) => {
-            Some(StopReason::from_text(&text).ok_or_else(|| unreadable("stop_reason", text))?)
-        }
-    };
     Ok(Sandbox {
         id: row.parsed("id")?,
         organisation: row.parsed("organisation")?,
@@ -270,6 +264,6 @@ fn sandbox(row: &SqliteRow) -> Result<Sandbox, StoreError> {
         labels: label::decode(&row.text("labels")?)?,
         created_at: row.time("created_at")?,
         stopped_at: row.optional_time("stopped_at")?,
-        stop_reason,
+        stop_reason: row.optional_one_of("stop_reason", StopReason::from_text)?,
     })
 }

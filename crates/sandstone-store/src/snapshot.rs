@@ -8,7 +8,7 @@ use crate::error::Step;
 use crate::image::{Image, ImagePosition, ImagesPage, Kind};
 use crate::image_life::{self, Restore};
 use crate::organisation::OrganisationId;
-use crate::row::{Columns, signed, unreadable};
+use crate::row::{Columns, signed};
 use crate::store::commit;
 use crate::volume::Volume;
 use crate::{Store, StoreError, image, slug};
@@ -214,17 +214,13 @@ impl Store {
         deleted_after: Timestamp,
         now: Timestamp,
     ) -> Result<Snapshot, StoreError> {
-        let mut transaction = self.begin().await?;
         let wanted = Restore {
             organisation,
             name,
             new_slug: new_slug.as_ref(),
             deleted_after,
         };
-        let id = image_life::restore::<Snapshot>(&mut transaction, wanted, now).await?;
-        let snapshot = image::by_id(&mut transaction, id).await?;
-        commit(transaction).await?;
-        Ok(snapshot)
+        self.restore(wanted, now).await
     }
 }
 
@@ -256,12 +252,6 @@ impl Image for Snapshot {
 
     fn from_row(row: &SqliteRow) -> Result<Self, StoreError> {
         let row = Columns(row);
-        let consistency = match row.optional_text("consistency")? {
-            None => None,
-            Some(text) => {
-                Some(Consistency::from_text(&text).ok_or_else(|| unreadable("consistency", text))?)
-            }
-        };
         Ok(Self {
             id: row.parsed("id")?,
             organisation: row.parsed("organisation")?,
@@ -273,7 +263,7 @@ impl Image for Snapshot {
             state: row.one_of("state", ImageState::from_text)?,
             usage: row.usage()?,
             extents: row.unsigned("extents")?,
-            consistency,
+            consistency: row.optional_one_of("consistency", Consistency::from_text)?,
             stall_us: row.unsigned("stall_us")?,
             checksum: row.optional_text("checksum")?,
             health: row.one_of("health", Health::from_text)?,

@@ -217,17 +217,13 @@ impl Store {
         deleted_after: Timestamp,
         now: Timestamp,
     ) -> Result<Volume, StoreError> {
-        let mut transaction = self.begin().await?;
         let wanted = Restore {
             organisation,
             name,
             new_slug: new_slug.as_ref(),
             deleted_after,
         };
-        let id = image_life::restore::<Volume>(&mut transaction, wanted, now).await?;
-        let volume = image::by_id(&mut transaction, id).await?;
-        commit(transaction).await?;
-        Ok(volume)
+        self.restore(wanted, now).await
     }
 }
 
