@@ -34,31 +34,55 @@ impl Pool {
 
 /// See [`Pool::checksum_snapshot`].
 pub(crate) fn of(file: &File, stop: &AtomicBool) -> io::Result<String> {
-    let length = file.metadata()?.len();
-    let zeros = Sha256::digest(vec![0; sparse::BLOCK_BYTES]);
-    let mut all = Sha256::new();
-    let mut next = 0;
+    let mut checksum = Checksum::new();
     sparse::visit(file, stop, |index, block| {
-        // All blocks of zeros before the last have the whole size.
-        (next..index).for_each(|_| all.update(zeros));
-        all.update(Sha256::digest(block));
-        next = index + 1;
+        checksum.add(index, block);
         Ok(())
     })?;
-    for index in next..sparse::blocks(length) {
-        let size = sparse::block_bytes(length, index);
-        if size == sparse::BLOCK_BYTES {
-            all.update(zeros);
-        } else {
-            all.update(Sha256::digest(vec![0; size]));
+    Ok(checksum.end(file.metadata()?.len()))
+}
+
+/// A checksum that is being computed. It is shown the blocks that [`sparse::visit`] shows.
+pub(crate) struct Checksum {
+    all: Sha256,
+    /// Digest of a whole block of zeros.
+    zeros: [u8; 32],
+    next: u64,
+}
+
+impl Checksum {
+    pub(crate) fn new() -> Self {
+        Self {
+            all: Sha256::new(),
+            zeros: Sha256::digest(vec![0; sparse::BLOCK_BYTES]).into(),
+            next: 0,
         }
     }
-    let mut text = "sha256:".to_owned();
-    for byte in all.finalize() {
-        // Writing to a string does not fail.
-        let _ = write!(text, "{byte:02x}");
+
+    pub(crate) fn add(&mut self, index: u64, block: &[u8]) {
+        // All blocks of zeros before the last have the whole size.
+        (self.next..index).for_each(|_| self.all.update(self.zeros));
+        self.all.update(Sha256::digest(block));
+        self.next = index + 1;
     }
-    Ok(text)
+
+    /// The checksum of a file of `length` bytes.
+    pub(crate) fn end(mut self, length: u64) -> String {
+        for index in self.next..sparse::blocks(length) {
+            let size = sparse::block_bytes(length, index);
+            if size == sparse::BLOCK_BYTES {
+                self.all.update(self.zeros);
+            } else {
+                self.all.update(Sha256::digest(vec![0; size]));
+            }
+        }
+        let mut text = "sha256:".to_owned();
+        for byte in self.all.finalize() {
+            // Writing to a string does not fail.
+            let _ = write!(text, "{byte:02x}");
+        }
+        text
+    }
 }
 
 #[cfg(test)]

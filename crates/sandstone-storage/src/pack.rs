@@ -4,6 +4,7 @@ use std::sync::{PoisonError, TryLockError};
 
 use sandstone_crash::{self as crash, Point};
 
+use crate::checksum::Checksum;
 use crate::error::{Result, StorageError};
 use crate::image::Unfinished;
 use crate::images::{ImageKind, ImageName, Measured};
@@ -41,14 +42,16 @@ impl Pool {
             )));
         }
         let packed = Unfinished::create(&path)?;
-        sparse::copy(&source, packed.file(), &self.interrupted)
-            .map_err(StorageError::interruptible("packing", &path))?;
+        let mut copied = Checksum::new();
+        sparse::copy(&source, packed.file(), &self.interrupted, |index, block| {
+            copied.add(index, block)
+        })
+        .map_err(StorageError::interruptible("packing", &path))?;
         packed.seal()?;
         // What the disk holds of the copy, before it takes the place of the only other one.
-        let same = checksum::of(packed.file(), &self.interrupted)
-            .and_then(|copy| Ok(copy == checksum::of(&source, &self.interrupted)?))
+        let on_disk = checksum::of(packed.file(), &self.interrupted)
             .map_err(StorageError::interruptible("comparing", &path))?;
-        if !same {
+        if on_disk != copied.end(image::length(&source, &path)?) {
             return Err(StorageError::OtherContent(name.to_owned()));
         }
         crash::at(Point::PackCopied);

@@ -38,7 +38,7 @@ impl Pool {
         let unfinished = Unfinished::create(&path)?;
         let from = File::open(source).map_err(StorageError::io("opening", source))?;
         if unfinished.clone_of(&from).is_err() {
-            sparse::copy(&from, unfinished.file(), &self.interrupted)
+            sparse::copy(&from, unfinished.file(), &self.interrupted, |_, _| {})
                 .map_err(StorageError::interruptible("copying", source))?;
         }
         unfinished.publish()

@@ -72,15 +72,21 @@ pub(crate) fn block_bytes(length: u64, index: u64) -> usize {
 }
 
 /// Copies `from` to the empty file `to`, on disk at the end. Holes and zeros become holes of
-/// [`HOLE_BYTES`] or more.
+/// [`HOLE_BYTES`] or more. Shows `seen` what [`visit`] would.
 ///
 /// # Errors
 /// The system's; [`io::ErrorKind::Interrupted`] when `stop` becomes true.
-pub(crate) fn copy(from: &File, to: &File, stop: &AtomicBool) -> io::Result<()> {
+pub(crate) fn copy(
+    from: &File,
+    to: &File,
+    stop: &AtomicBool,
+    mut seen: impl FnMut(u64, &[u8]),
+) -> io::Result<()> {
     let zeros = vec![0; HOLE_BYTES];
     to.set_len(from.metadata()?.len())?;
     let mut unflushed = 0;
     visit(from, stop, |index, block| {
+        seen(index, block);
         let start = index * BLOCK_BYTES as u64;
         let mut offset = 0;
         // Neighbours that are not zero are written together.
@@ -212,7 +218,7 @@ mod tests {
             ],
         );
         let copied = tempfile::tempfile_in("/var/tmp").unwrap();
-        copy(&source, &copied, &NEVER).unwrap();
+        copy(&source, &copied, &NEVER, |_, _| {}).unwrap();
         assert!(content(&source) == content(&copied));
         // 5 chunks of the first block, 2 of the second, 1 of the third, 1 at the end.
         let taken = rustix::fs::fstat(&copied).unwrap().st_blocks * 512;
