@@ -123,6 +123,17 @@ fn now() -> Timestamp {
     Timestamp::from_millisecond(SystemClock.now().as_millis()).unwrap_or(Timestamp::MAX)
 }
 
+/// The columns of [`deletion`].
+const DELETION_COLUMNS: [&str; 2] = ["DELETED", "LEFT"];
+
+/// How long ago something was deleted, and how long it can be restored.
+fn deletion(now: Timestamp, deleted_at: Option<&str>, purge_at: Option<&str>) -> [String; 2] {
+    [
+        format!("{} ago", output::age(now, deleted_at.unwrap_or_default())),
+        output::left(now, purge_at.unwrap_or_default()),
+    ]
+}
+
 /// What is said after a delete: until when it can be taken back, and how.
 fn deleted_text(noun: &str, id: &str, slug: &str, purge_at: Option<&str>) -> String {
     let kind = noun.trim_end_matches('s');

@@ -6,9 +6,12 @@ use clap::{Args, Subcommand};
 use sandstone_api::{Slug, SnapshotDetail};
 
 use super::volumes::take_snapshot;
-use super::{ListArguments, RestoreArguments, Session, archive, deleted_text, now, parsed};
+use super::{
+    DELETION_COLUMNS, ListArguments, RestoreArguments, Session, archive, deleted_text, deletion,
+    now, parsed,
+};
 use crate::client::{EXIT_CODES, Failure, Kind, ServerArguments, encoded};
-use crate::output::{Table, age, instant, left, size};
+use crate::output::{Table, age, instant, size};
 
 #[derive(Debug, Args)]
 #[command(after_help = EXIT_CODES)]
@@ -162,36 +165,30 @@ fn verify(session: &Session, name: &str) -> anyhow::Result<()> {
 }
 
 fn table(snapshots: &[SnapshotDetail]) -> Table {
-    let mut table = Table::new(&[
-        "ID",
-        "SLUG",
-        "REGION",
-        "ALLOCATED",
-        "FLATTENED",
-        "BOOTABLE",
-        "VOLUME",
-        "HEALTH",
-        "AGE",
-    ]);
     let now = now();
-    for detail in snapshots {
-        let snapshot = &detail.snapshot;
-        table.push([
-            snapshot.id.clone(),
-            snapshot.slug.clone(),
-            snapshot.region.clone(),
-            size(snapshot.allocated_size),
-            size(snapshot.flattened_size),
-            bootable(detail),
-            snapshot.volume.slug.clone(),
-            detail.health.clone(),
-            age(now, &detail.created_at),
-        ]);
-    }
-    table
+    listed(snapshots, ["HEALTH", "AGE"], |detail| {
+        [detail.health.clone(), age(now, &detail.created_at)]
+    })
 }
 
 fn deleted_table(snapshots: &[SnapshotDetail]) -> Table {
+    let now = now();
+    listed(snapshots, DELETION_COLUMNS, |detail| {
+        deletion(
+            now,
+            detail.deleted_at.as_deref(),
+            detail.purge_at.as_deref(),
+        )
+    })
+}
+
+/// What every list shows, and two columns more.
+fn listed(
+    snapshots: &[SnapshotDetail],
+    more: [&str; 2],
+    cells: impl Fn(&SnapshotDetail) -> [String; 2],
+) -> Table {
+    let [one, other] = more;
     let mut table = Table::new(&[
         "ID",
         "SLUG",
@@ -200,13 +197,12 @@ fn deleted_table(snapshots: &[SnapshotDetail]) -> Table {
         "FLATTENED",
         "BOOTABLE",
         "VOLUME",
-        "DELETED",
-        "LEFT",
+        one,
+        other,
     ]);
-    let now = now();
     for detail in snapshots {
         let snapshot = &detail.snapshot;
-        let deleted_at = detail.deleted_at.as_deref().unwrap_or_default();
+        let [one, other] = cells(detail);
         table.push([
             snapshot.id.clone(),
             snapshot.slug.clone(),
@@ -215,8 +211,8 @@ fn deleted_table(snapshots: &[SnapshotDetail]) -> Table {
             size(snapshot.flattened_size),
             bootable(detail),
             snapshot.volume.slug.clone(),
-            format!("{} ago", age(now, deleted_at)),
-            left(now, detail.purge_at.as_deref().unwrap_or_default()),
+            one,
+            other,
         ]);
     }
     table

@@ -6,9 +6,12 @@ use clap::{Args, Subcommand};
 use sandstone_api::{ByteSize, Region, Slug, SnapshotDetail, VolumeDetail};
 
 use super::files::{self, FileCommand};
-use super::{ListArguments, RestoreArguments, Session, archive, deleted_text, fields, now, parsed};
+use super::{
+    DELETION_COLUMNS, ListArguments, RestoreArguments, Session, archive, deleted_text, deletion,
+    fields, now, parsed,
+};
 use crate::client::{EXIT_CODES, ServerArguments, encoded};
-use crate::output::{Table, age, instant, left, note, size};
+use crate::output::{Table, age, instant, note, size};
 
 #[derive(Debug, Args)]
 #[command(after_help = EXIT_CODES)]
@@ -272,33 +275,39 @@ fn list_volumes(session: &Session, list: &ListArguments) -> anyhow::Result<()> {
 }
 
 fn table(volumes: &[VolumeDetail]) -> Table {
-    let mut table = Table::new(&[
-        "ID", "SLUG", "REGION", "USED", "CAPACITY", "BASE", "STATE", "ATTACHED",
-    ]);
-    for detail in volumes {
-        let volume = &detail.volume;
-        table.push([
-            volume.id.clone(),
-            volume.slug.clone(),
-            volume.region.clone(),
-            size(volume.estimated_flattened_size),
-            size(volume.capacity),
-            base(detail),
+    listed(volumes, ["STATE", "ATTACHED"], |detail| {
+        let sandbox = detail.sandbox.clone();
+        [
             detail.state.clone(),
-            detail.sandbox.clone().unwrap_or_else(|| "-".to_owned()),
-        ]);
-    }
-    table
+            sandbox.unwrap_or_else(|| "-".to_owned()),
+        ]
+    })
 }
 
 fn deleted_table(volumes: &[VolumeDetail]) -> Table {
-    let mut table = Table::new(&[
-        "ID", "SLUG", "REGION", "USED", "CAPACITY", "BASE", "DELETED", "LEFT",
-    ]);
     let now = now();
+    listed(volumes, DELETION_COLUMNS, |detail| {
+        deletion(
+            now,
+            detail.deleted_at.as_deref(),
+            detail.purge_at.as_deref(),
+        )
+    })
+}
+
+/// What every list shows, and two columns more.
+fn listed(
+    volumes: &[VolumeDetail],
+    more: [&str; 2],
+    cells: impl Fn(&VolumeDetail) -> [String; 2],
+) -> Table {
+    let [one, other] = more;
+    let mut table = Table::new(&[
+        "ID", "SLUG", "REGION", "USED", "CAPACITY", "BASE", one, other,
+    ]);
     for detail in volumes {
         let volume = &detail.volume;
-        let deleted_at = detail.deleted_at.as_deref().unwrap_or_default();
+        let [one, other] = cells(detail);
         table.push([
             volume.id.clone(),
             volume.slug.clone(),
@@ -306,8 +315,8 @@ fn deleted_table(volumes: &[VolumeDetail]) -> Table {
             size(volume.estimated_flattened_size),
             size(volume.capacity),
             base(detail),
-            format!("{} ago", age(now, deleted_at)),
-            left(now, detail.purge_at.as_deref().unwrap_or_default()),
+            one,
+            other,
         ]);
     }
     table
