@@ -96,3 +96,14 @@ def small_pool() -> Server:
         "--deletion-grace", "1s", "--purge-every", "200ms", pool="2560MiB"
     ) as server:
         yield server.start()
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item, call):
+    """Shows what a server answered: the SDKs' errors do not print the body."""
+    report = yield
+    response = getattr(call.excinfo.value, "response", None) if call.excinfo else None
+    body = getattr(response, "body", None) or getattr(response, "content", None)
+    if body:
+        report.sections.append(("the server's answer", bytes(body).decode(errors="replace")))
+    return report

@@ -87,10 +87,21 @@ pub(super) fn sandbox(sandbox: Sandbox) -> api::Sandbox {
     }
 }
 
-/// RFC 3339 in UTC. An instant that jiff does not know, after the year 9999, is shown as the last
-/// one it knows.
+/// RFC 3339 in UTC, always with three digits of milliseconds, so that texts sort as instants do. An
+/// instant that jiff does not know, after the year 9999, is shown as the last one it knows.
 fn rfc3339(at: Timestamp) -> String {
-    jiff::Timestamp::from_millisecond(at.as_millis())
-        .unwrap_or(jiff::Timestamp::MAX)
-        .to_string()
+    let at = jiff::Timestamp::from_millisecond(at.as_millis()).unwrap_or(jiff::Timestamp::MAX);
+    format!("{at:.3}")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn instants_sort_as_text() {
+        assert_eq!(rfc3339(Timestamp::from_millis(0)), "1970-01-01T00:00:00.000Z");
+        assert_eq!(rfc3339(Timestamp::from_millis(18)), "1970-01-01T00:00:00.018Z");
+        assert_eq!(rfc3339(Timestamp::from_millis(i64::MAX)), "9999-12-30T22:00:00.999Z");
+    }
 }
