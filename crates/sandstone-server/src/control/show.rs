@@ -100,8 +100,17 @@ mod tests {
 
     #[test]
     fn instants_sort_as_text() {
-        assert_eq!(rfc3339(Timestamp::from_millis(0)), "1970-01-01T00:00:00.000Z");
-        assert_eq!(rfc3339(Timestamp::from_millis(18)), "1970-01-01T00:00:00.018Z");
-        assert_eq!(rfc3339(Timestamp::from_millis(i64::MAX)), "9999-12-30T22:00:00.999Z");
+        assert_eq!(
+            rfc3339(Timestamp::from_millis(0)),
+            "1970-01-01T00:00:00.000Z"
+        );
+        assert_eq!(
+            rfc3339(Timestamp::from_millis(18)),
+            "1970-01-01T00:00:00.018Z"
+        );
+        assert_eq!(
+            rfc3339(Timestamp::from_millis(i64::MAX)),
+            "9999-12-30T22:00:00.999Z"
+        );
     }
 }
