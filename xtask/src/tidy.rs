@@ -11,10 +11,15 @@ use serde::Deserialize;
 use crate::run::{cargo, command, output, root};
 
 /// Which of our crates each of our crates may use.
-const ALLOWED: [(&str, &[&str]); 12] = [
+const ALLOWED: [(&str, &[&str]); 14] = [
     ("sandstone-api", &[]),
+    ("sandstone-authority", &[]),
     ("sandstone-core", &["sandstone-api"]),
     ("sandstone-crash", &[]),
+    (
+        "sandstone-egress",
+        &["sandstone-api", "sandstone-authority", "sandstone-core"],
+    ),
     ("sandstone-protocol", &[]),
     ("sandstone-storage", &["sandstone-crash"]),
     ("sandstone-runtime", &[]),
@@ -28,6 +33,7 @@ const ALLOWED: [(&str, &[&str]); 12] = [
         "sandstone-server",
         &[
             "sandstone-api",
+            "sandstone-authority",
             "sandstone-core",
             "sandstone-crash",
             "sandstone-node-api",
@@ -39,8 +45,10 @@ const ALLOWED: [(&str, &[&str]); 12] = [
         "sandstone-node",
         &[
             "sandstone-api",
+            "sandstone-authority",
             "sandstone-core",
             "sandstone-crash",
+            "sandstone-egress",
             "sandstone-node-api",
             "sandstone-protocol",
             "sandstone-runtime",
@@ -51,6 +59,7 @@ const ALLOWED: [(&str, &[&str]); 12] = [
         "sandstone",
         &[
             "sandstone-api",
+            "sandstone-authority",
             "sandstone-core",
             "sandstone-crash",
             "sandstone-node",

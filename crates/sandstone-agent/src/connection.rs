@@ -280,6 +280,10 @@ impl Connection {
                 };
                 return self.queue(id, work);
             }
+            Request::Dial { source, sink, .. } => {
+                return self.refuse(id, &[source, sink], Errno::NOSYS);
+            }
+            Request::Resize { .. } => return self.refuse(id, &[], Errno::NOSYS),
             Request::ReadDir { .. }
             | Request::MakeDir { .. }
             | Request::Remove { .. }
@@ -442,7 +446,9 @@ fn streams_of(request: &Request) -> Vec<StreamId> {
     match request {
         Request::Spawn(spawn) => streams_of_spawn(spawn),
         Request::ReadFile { sink: id, .. } | Request::WriteFile { source: id, .. } => vec![*id],
+        Request::Dial { source, sink, .. } => vec![*source, *sink],
         Request::Configure(_)
+        | Request::Resize { .. }
         | Request::Wait { .. }
         | Request::Kill { .. }
         | Request::ReadDir { .. }
@@ -458,8 +464,12 @@ fn streams_of(request: &Request) -> Vec<StreamId> {
 
 /// The streams of a process's standard input, output and error.
 pub(crate) fn streams_of_spawn(spawn: &Spawn) -> Vec<StreamId> {
+    let socket = spawn.socket.map_or([None, None], |socket| {
+        [Some(socket.source), Some(socket.sink)]
+    });
     [spawn.stdin, spawn.stdout, spawn.stderr]
         .into_iter()
+        .chain(socket)
         .flatten()
         .collect()
 }

@@ -41,6 +41,18 @@ pub enum ErrorCode {
     RouteNotFound,
     /// The route exists, the method does not.
     MethodNotAllowed,
+    /// The organisation has as many sandboxes as it may have.
+    ConcurrencyLimit,
+    /// More memory, or less, than a sandbox may have.
+    MemoryOutOfRange,
+    /// A longer life than a sandbox may have.
+    LifetimeTooLong,
+    /// No server in a sandbox is exposed under this name.
+    DomainNotFound,
+    /// Nobody listens where an exposed name leads to.
+    NotListening,
+    /// No editor is configured.
+    EditorNotConfigured,
     /// A documented call of the hosted product that this version does not offer.
     NotSupported,
     /// The server cannot create sandboxes yet.
@@ -55,7 +67,7 @@ pub enum ErrorCode {
 
 impl ErrorCode {
     /// Every code, for documentation and tests.
-    pub const ALL: [Self; 23] = [
+    pub const ALL: [Self; 29] = [
         Self::InvalidToken,
         Self::InvalidRequest,
         Self::VolumeNotFound,
@@ -74,6 +86,12 @@ impl ErrorCode {
         Self::SnapshotDamaged,
         Self::RouteNotFound,
         Self::MethodNotAllowed,
+        Self::ConcurrencyLimit,
+        Self::MemoryOutOfRange,
+        Self::LifetimeTooLong,
+        Self::DomainNotFound,
+        Self::NotListening,
+        Self::EditorNotConfigured,
         Self::NotSupported,
         Self::NotReady,
         Self::PoolFull,
@@ -103,6 +121,12 @@ impl ErrorCode {
             Self::SnapshotDamaged => "SNAPSHOT_DAMAGED",
             Self::RouteNotFound => "ROUTE_NOT_FOUND",
             Self::MethodNotAllowed => "METHOD_NOT_ALLOWED",
+            Self::ConcurrencyLimit => "CONCURRENCY_LIMIT",
+            Self::MemoryOutOfRange => "MEMORY_OUT_OF_RANGE",
+            Self::LifetimeTooLong => "LIFETIME_TOO_LONG",
+            Self::DomainNotFound => "DOMAIN_NOT_FOUND",
+            Self::NotListening => "NOT_LISTENING",
+            Self::EditorNotConfigured => "EDITOR_NOT_CONFIGURED",
             Self::NotSupported => "NOT_SUPPORTED",
             Self::NotReady => "NOT_READY",
             Self::PoolFull => "POOL_FULL",
@@ -115,12 +139,17 @@ impl ErrorCode {
     #[must_use]
     pub const fn status(self) -> u16 {
         match self {
-            Self::InvalidRequest | Self::UnknownBase | Self::CapacityBelowBase => 400,
+            Self::InvalidRequest
+            | Self::UnknownBase
+            | Self::CapacityBelowBase
+            | Self::MemoryOutOfRange
+            | Self::LifetimeTooLong => 400,
             Self::InvalidToken => 401,
             Self::VolumeNotFound
             | Self::SnapshotNotFound
             | Self::SandboxNotFound
             | Self::FileNotFound
+            | Self::DomainNotFound
             | Self::RouteNotFound => 404,
             Self::MethodNotAllowed => 405,
             Self::VolumeIsMounted
@@ -130,8 +159,10 @@ impl ErrorCode {
             | Self::SnapshotDamaged => 409,
             Self::NotRestorable => 410,
             Self::ArchiveDamaged | Self::ArchiveRefused => 422,
+            Self::ConcurrencyLimit => 429,
             Self::Internal => 500,
-            Self::NotSupported => 501,
+            Self::NotSupported | Self::EditorNotConfigured => 501,
+            Self::NotListening => 502,
             Self::NotReady => 503,
             Self::TimedOut => 504,
             Self::PoolFull => 507,

@@ -20,8 +20,10 @@ use tokio::sync::{Notify, oneshot, watch};
 /// How long the agent may take to say hello. It runs already, so a second is generous.
 const HELLO_LIMIT: Duration = Duration::from_secs(5);
 
+mod dial;
 mod stream;
 
+pub use dial::AgentSocket;
 pub use stream::{InboundStream, OutboundStream, StreamError};
 
 /// A call did not give an answer.

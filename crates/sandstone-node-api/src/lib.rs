@@ -7,7 +7,7 @@ mod agent;
 mod chain;
 mod node;
 
-pub use agent::{AgentClient, AgentError, InboundStream, OutboundStream, StreamError};
+pub use agent::{AgentClient, AgentError, AgentSocket, InboundStream, OutboundStream, StreamError};
 pub use chain::Chain;
 pub use node::{
     Copied, Images, Measured, Mount, NodeApi, NodeError, NodeEvent, Readiness, Root, SandboxSpec,

@@ -36,6 +36,26 @@ pub enum Request {
         /// Signal number.
         signal: i32,
     },
+    /// Connects to a server inside the sandbox. Reply: [`Answer::Done`] once it is connected; from
+    /// then on what comes from `source` is sent to it, and what it sends goes to `sink`. The end
+    /// of either direction leaves the other open. A failure with `ECONNREFUSED` when nobody
+    /// listens.
+    Dial {
+        /// Where to.
+        target: DialTarget,
+        /// Bytes for the server.
+        source: StreamId,
+        /// Bytes from it.
+        sink: StreamId,
+    },
+    /// Changes the size of a process's terminal. Reply: [`Answer::Done`]; `ENOTTY` when it has
+    /// none, `ESRCH` when it has exited.
+    Resize {
+        /// Process id as seen inside the sandbox.
+        pid: u32,
+        /// The new size.
+        size: TerminalSize,
+    },
     /// Sends a file's bytes to `sink`, then `End`, then the reply [`Answer::Done`].
     ReadFile {
         /// Absolute, or relative to the working directory.
@@ -149,6 +169,40 @@ pub struct Spawn {
     pub stdout: Option<StreamId>,
     /// Where its standard error goes; `/dev/null` when absent.
     pub stderr: Option<StreamId>,
+    /// A terminal of its own. Its standard streams are that terminal: `stdin` and `stdout` are its
+    /// two directions, `stderr` must be absent.
+    pub terminal: Option<TerminalSize>,
+    /// A connected socket as its descriptor 3.
+    pub socket: Option<SocketStreams>,
+}
+
+/// The size of a terminal, in characters.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TerminalSize {
+    /// Characters in a row.
+    pub columns: u16,
+    /// Rows.
+    pub rows: u16,
+}
+
+/// The two directions of a socket that a process has.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SocketStreams {
+    /// Bytes for the process.
+    pub source: StreamId,
+    /// Bytes from it.
+    pub sink: StreamId,
+}
+
+/// A server inside the sandbox.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum DialTarget {
+    /// A port of the sandbox's loopback: 127.0.0.1, else ::1.
+    Port(u16),
+    /// A host name or address and a port, as a program in the sandbox would reach it.
+    Host(String, u16),
+    /// The path of a unix socket.
+    Unix(String),
 }
 
 /// How a file is opened for writing.

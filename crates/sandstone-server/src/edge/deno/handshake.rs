@@ -75,6 +75,7 @@ async fn accept(
     let agent = edge.control.agent(who, id).await?;
     let client = Client::from_headers(headers);
     let span = tracing::info_span!("socket", sandbox.id = %id, ?client);
+    let who = who.clone();
     let mut response = upgrade
         .max_message_size(MESSAGE_MAX_BYTES)
         .max_frame_size(MESSAGE_MAX_BYTES)
@@ -82,7 +83,7 @@ async fn accept(
         .on_upgrade(move |socket| {
             async move {
                 let primary = primary.map(Primary::established);
-                socket::run(socket, edge, id, agent, client, primary).await;
+                socket::run(socket, edge, who, id, agent, client, primary).await;
             }
             .instrument(span)
         });

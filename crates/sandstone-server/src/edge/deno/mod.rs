@@ -40,8 +40,14 @@
 
 mod client;
 mod config;
+mod deno_processes;
 mod environment;
 mod error;
+mod expose;
+mod fetch;
+mod file_changes;
+mod file_handles;
+mod file_tree;
 mod files;
 mod handshake;
 mod labels;
@@ -60,6 +66,7 @@ mod streams;
 mod unsupported;
 mod uploads;
 mod volumes;
+mod vscode;
 
 use std::sync::Arc;
 

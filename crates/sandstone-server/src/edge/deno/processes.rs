@@ -29,7 +29,7 @@ use super::config::check_variable;
 use super::error::{CallError, RemoteError};
 use super::files::unknown_stream;
 use super::params::Params;
-use super::rpc::unexpected;
+use super::rpc::{Done, unexpected};
 use super::session::Session;
 use super::signals;
 use super::streams::Download;
@@ -89,14 +89,14 @@ impl Processes {
 
 /// A process whose spawn is answered next.
 #[derive(Debug)]
-pub(super) struct Spawned {
+struct Spawned {
     released: CancellationToken,
     stdin_ended: Option<CancellationToken>,
 }
 
 impl Spawned {
     /// The answer is out: releases the output a little later, unless `processWait` comes first.
-    pub(super) fn answered(self, session: &Session) {
+    fn answered(self, session: &Session) {
         let ended = session.ended.clone();
         tokio::spawn(async move {
             let wait = async {
@@ -114,10 +114,7 @@ impl Spawned {
     }
 }
 
-pub(super) async fn spawn(
-    session: &Arc<Session>,
-    mut params: Params,
-) -> Result<(Value, Spawned), CallError> {
+pub(super) async fn spawn(session: &Arc<Session>, mut params: Params) -> Result<Done, CallError> {
     let command = params.text("command")?;
     let args = params.texts("args")?;
     let mut environment = params.text_map("env")?;
@@ -157,6 +154,7 @@ pub(super) async fn spawn(
         stdin: stdin.as_ref().map(|(_, stream)| stream.id()),
         stdout: stdout.as_ref().map(InboundStream::id),
         stderr: stderr.as_ref().map(InboundStream::id),
+        ..Spawn::default()
     });
     let pid = match session.agent.call(request).await {
         Ok(Answer::Spawned { pid }) => pid,
@@ -199,13 +197,11 @@ pub(super) async fn spawn(
         "stdoutStreamId": stdout_id,
         "stderrStreamId": stderr_id,
     });
-    Ok((
-        value,
-        Spawned {
-            released,
-            stdin_ended,
-        },
-    ))
+    let spawned = Spawned {
+        released,
+        stdin_ended,
+    };
+    Ok(Done::new(value).then(|session| spawned.answered(session)))
 }
 
 /// Python's REPL sends `"inherit"`; like everything but `"null"` it wants the bytes.

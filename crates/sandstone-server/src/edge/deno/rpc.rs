@@ -12,56 +12,17 @@ use tokio_util::sync::CancellationToken;
 use super::client::Client;
 use super::error::{CallError, RemoteError};
 use super::params::{Issue, Params};
-use super::processes::Spawned;
 use super::session::Session;
-use super::{environment, files, processes};
+use super::{
+    deno_processes, environment, expose, fetch, file_changes, file_handles, file_tree, files,
+    processes, vscode,
+};
 use files::LargeRead;
 
 /// The protocol's code for a method that does not exist.
 const METHOD_NOT_FOUND: i32 = -32601;
 /// The protocol's code for parameters of the wrong shape.
 const INVALID_PARAMS: i32 = -32602;
-
-/// Methods of the hosted product that are not offered yet.
-const NOT_OFFERED: [&str; 37] = [
-    "chmod",
-    "chown",
-    "copyFile",
-    "create",
-    "denoHttpWait",
-    "denoReplCall",
-    "denoReplClose",
-    "denoReplEval",
-    "expandGlob",
-    "exposeHttp",
-    "fetch",
-    "fileClose",
-    "fileLock",
-    "fileRead",
-    "fileSeek",
-    "fileStat",
-    "fileSync",
-    "fileSyncData",
-    "fileTruncate",
-    "fileUnlock",
-    "fileUtime",
-    "fileWrite",
-    "link",
-    "makeTempDir",
-    "makeTempFile",
-    "open",
-    "readLink",
-    "realPath",
-    "rename",
-    "spawnDeno",
-    "spawnDenoRepl",
-    "symlink",
-    "truncate",
-    "umask",
-    "utime",
-    "vscode",
-    "walk",
-];
 
 /// A message of the client.
 #[derive(Debug)]
@@ -205,25 +166,46 @@ pub(super) async fn serve(session: Arc<Session>, begun: Begun) {
     if let Some((abort_id, _)) = abort {
         session.end_abortable(abort_id);
     }
-    let (result, spawned, _large) = match outcome {
+    let (result, after, _large) = match outcome {
         Ok(Done {
             value,
-            spawned,
+            after,
             large,
-        }) => (Ok(value), spawned, large),
+        }) => (Ok(value), after, large),
         Err(error) => (Err(error), None, None),
     };
     session.send(answer(session.client, &id, result)).await;
-    if let Some(spawned) = spawned {
-        spawned.answered(&session);
+    if let Some(after) = after {
+        after(&session);
     }
 }
 
+/// What happens once the answer is on its way.
+type After = Box<dyn FnOnce(&Arc<Session>) + Send>;
+
 /// A call that worked.
-struct Done {
+pub(super) struct Done {
     value: Value,
-    spawned: Option<Spawned>,
+    after: Option<After>,
     large: LargeRead,
+}
+
+impl Done {
+    /// An answer.
+    pub(super) fn new(value: Value) -> Self {
+        Self {
+            value,
+            after: None,
+            large: None,
+        }
+    }
+
+    /// The same, with something to be done once the answer is on its way: no message of a stream
+    /// may come before the answer that names it (trap 4).
+    pub(super) fn then(mut self, after: impl FnOnce(&Arc<Session>) + Send + 'static) -> Self {
+        self.after = Some(Box::new(after));
+        self
+    }
 }
 
 async fn dispatch(
@@ -232,30 +214,31 @@ async fn dispatch(
     params: Option<Value>,
 ) -> Result<Done, CallError> {
     let mut params = Params::new(params)?;
-    let mut large = None;
     let value = match method {
         "abort" => {
             session.abort(params.number("abortId")?);
             Value::Null
         }
-        "spawn" => {
-            let (value, spawned) = processes::spawn(session, params).await?;
-            return Ok(Done {
-                value,
-                spawned: Some(spawned),
-                large: None,
-            });
-        }
+        "spawn" => return processes::spawn(session, params).await,
         "processWait" => processes::wait(session, params).await?,
         "processKill" => processes::kill(session, params).await?,
+        "spawnDeno" => return deno_processes::run(session, params).await,
+        "denoHttpWait" => deno_processes::http_wait(session, params).await?,
+        "spawnDenoRepl" => return deno_processes::repl(session, params).await,
+        "denoReplEval" => deno_processes::repl_eval(session, params).await?,
+        "denoReplCall" => deno_processes::repl_call(session, params).await?,
+        "denoReplClose" => deno_processes::repl_close(session, params).await?,
         "readFile" | "readTextFile" => {
-            let (value, permit) = if method == "readFile" {
+            let (value, large) = if method == "readFile" {
                 files::read(session, params).await?
             } else {
                 files::read_text(session, params).await?
             };
-            large = permit;
-            value
+            return Ok(Done {
+                value,
+                after: None,
+                large,
+            });
         }
         "writeFile" => files::write(session, params).await?,
         "writeTextFile" => files::write_text(session, params).await?,
@@ -264,20 +247,44 @@ async fn dispatch(
         "remove" => files::remove(session, params).await?,
         "stat" => files::stat(session, params, true).await?,
         "lstat" => files::stat(session, params, false).await?,
+        "rename" => file_changes::rename(session, params).await?,
+        "copyFile" => file_changes::copy(session, params).await?,
+        "link" => file_changes::link(session, params).await?,
+        "symlink" => file_changes::symlink(session, params).await?,
+        "readLink" => file_changes::read_link(session, params).await?,
+        "realPath" => file_changes::real_path(session, params).await?,
+        "truncate" => file_changes::truncate(session, params).await?,
+        "chmod" => file_changes::chmod(session, params).await?,
+        "chown" => file_changes::chown(session, params).await?,
+        "utime" => file_changes::utime(session, params).await?,
+        "umask" => file_changes::umask(session, params).await?,
+        "makeTempDir" => file_changes::make_temp_dir(session, params).await?,
+        "makeTempFile" => file_changes::make_temp_file(session, params).await?,
+        "open" => file_handles::open(session, params).await?,
+        "create" => file_handles::create(session, params).await?,
+        "fileClose" => file_handles::close(session, params).await?,
+        "fileRead" => file_handles::read(session, params).await?,
+        "fileWrite" => file_handles::write(session, params).await?,
+        "fileSeek" => file_handles::seek(session, params).await?,
+        "fileStat" => file_handles::stat(session, params).await?,
+        "fileSync" => file_handles::sync(session, params).await?,
+        "fileSyncData" => file_handles::sync_data(session, params).await?,
+        "fileTruncate" => file_handles::truncate(session, params).await?,
+        "fileLock" => file_handles::lock(session, params).await?,
+        "fileUnlock" => file_handles::unlock(session, params).await?,
+        "fileUtime" => file_handles::utime(session, params).await?,
+        "walk" => return file_tree::walk(session, params).await,
+        "expandGlob" => return file_tree::expand_glob(session, params).await,
+        "fetch" => return fetch::fetch(session, params).await,
+        "exposeHttp" => expose::bind(session, params).await?,
+        "vscode" => vscode::start(session, params).await?,
         "envGet" => environment::get(session, params).await?,
         "envSet" => environment::set(session, params).await?,
         "envToObject" => environment::all(session).await?,
         "envDelete" => environment::delete(session, params).await?,
-        other if NOT_OFFERED.contains(&other) => {
-            return Err(RemoteError::not_supported(other).into());
-        }
         _ => return Err(CallError::UnknownMethod),
     };
-    Ok(Done {
-        value,
-        spawned: None,
-        large,
-    })
+    Ok(Done::new(value))
 }
 
 /// The agent answered something that does not belong to the question.

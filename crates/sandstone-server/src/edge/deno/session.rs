@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use sandstone_api::SandboxId;
 use sandstone_node_api::AgentClient;
 use sandstone_protocol::message::{Answer, Request};
 use serde_json::Value;
@@ -18,10 +19,13 @@ use super::processes::Processes;
 use super::rpc::unexpected;
 use super::streams::{Download, Downloads};
 use super::uploads::Uploads;
+use crate::control::Principal;
 
 /// One connection of a client to a sandbox.
 pub(super) struct Session {
-    edge: Arc<Edge>,
+    pub(super) edge: Arc<Edge>,
+    pub(super) who: Principal,
+    pub(super) sandbox: SandboxId,
     pub(super) client: Client,
     pub(super) agent: Arc<AgentClient>,
     pub(super) outbox: Outbox,
@@ -40,12 +44,16 @@ pub(super) struct Session {
 impl Session {
     pub(super) fn new(
         edge: Arc<Edge>,
+        who: Principal,
+        sandbox: SandboxId,
         client: Client,
         agent: Arc<AgentClient>,
         outbox: Outbox,
     ) -> Self {
         Self {
             edge,
+            who,
+            sandbox,
             client,
             agent,
             uploads: Uploads::new(outbox.clone()),

@@ -23,6 +23,7 @@ use super::outbox::{self, Item, Outbox};
 use super::primary::Primary;
 use super::rpc::{self, Incoming, Malformed};
 use super::session::Session;
+use crate::control::Principal;
 
 /// Calls of one connection that may be open at once.
 const OPEN_CALLS_MAX: usize = 10_000;
@@ -76,10 +77,11 @@ enum End {
     Panicked,
 }
 
-/// Serves a socket to its end.
+/// Serves a socket to its end. It is a client of `who`.
 pub(super) async fn run(
     socket: WebSocket,
     edge: Arc<Edge>,
+    who: Principal,
     id: SandboxId,
     agent: Arc<AgentClient>,
     client: Client,
@@ -89,7 +91,7 @@ pub(super) async fn run(
     let stopped = edge.control.stopped(id);
     let (sink, mut incoming) = socket.split();
     let (outbox, queue) = Outbox::new();
-    let session = Arc::new(Session::new(edge, client, agent, outbox));
+    let session = Arc::new(Session::new(edge, who, id, client, agent, outbox));
     let writer_gone = CancellationToken::new();
     let writer = tokio::spawn(
         outbox::write(sink, queue, session.ended.clone(), writer_gone.clone()).in_current_span(),
