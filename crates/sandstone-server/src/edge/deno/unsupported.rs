@@ -14,7 +14,9 @@ use super::super::reply::Reject;
 /// Routes of which nothing is offered.
 pub(super) fn routes() -> Router<Arc<Edge>> {
     let mut router = Router::new()
-        .route("/api/v3/sandbox/{id}/expose/{what}", post(expose))
+        .route("/api/v3/sandbox/{id}/expose/http", post(expose_http))
+        .route("/api/v3/sandbox/{id}/expose/ssh", post(expose_ssh))
+        .route("/api/v3/sandbox/{id}/expose/vscode", post(expose_vscode))
         .route("/api/v2/sandboxes/{id}/deploy", post(apps));
     for noun in ["apps", "revisions", "layers", "timelines"] {
         router = router
@@ -32,8 +34,16 @@ fn not_supported(what: &str) -> Reject {
     .into()
 }
 
-async fn expose(_: Caller) -> Reject {
-    not_supported("exposing HTTP, SSH or an editor yet")
+async fn expose_http(_: Caller) -> Reject {
+    not_supported("exposing HTTP yet")
+}
+
+async fn expose_ssh(_: Caller) -> Reject {
+    not_supported("exposing SSH yet")
+}
+
+async fn expose_vscode(_: Caller) -> Reject {
+    not_supported("exposing an editor yet")
 }
 
 async fn apps(_: Caller) -> Reject {
