@@ -131,10 +131,15 @@ fn a_volume_is_full_at_its_capacity_and_gives_room_back() {
     assert_eq!(error.raw_os_error(), Some(libc::ENOSPC));
     assert!(pool.measure(volume("small")).unwrap().allocated > 200 * MIB);
     unlinkat(mount.as_fd(), "big", AtFlags::empty()).unwrap();
-    write(&mount, "fits", &vec![7; 1_000_000]).unwrap();
-    // ext4 gives room back behind our backs once the journal has committed, and what it has not
-    // given back when it is unmounted stays taken until it is written or trimmed again.
+    // ext4 gives room back behind our backs once the journal has committed: until then a full file
+    // system stays full. What it has not given back when it is unmounted stays taken until it is
+    // written or trimmed again.
     let deadline = Instant::now() + LIMIT;
+    while let Err(error) = write(&mount, "fits", &vec![7; 1_000_000]) {
+        assert_eq!(error.raw_os_error(), Some(libc::ENOSPC));
+        assert!(Instant::now() < deadline, "the file system stays full");
+        thread::sleep(Duration::from_millis(20));
+    }
     while pool.measure(volume("small")).unwrap().allocated >= 50 * MIB {
         assert!(Instant::now() < deadline, "the room does not come back");
         thread::sleep(Duration::from_millis(20));

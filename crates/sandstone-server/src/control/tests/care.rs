@@ -41,7 +41,7 @@ async fn a_checksum_is_recorded_soon_and_compared_later() {
         .await;
         let found = shown(&harness, name).await;
         assert_eq!(found.health, "intact");
-        assert_eq!(found.checked_at.unwrap(), "2023-11-14T22:13:20Z");
+        assert_eq!(found.checked_at.unwrap(), "2023-11-14T22:13:20.000Z");
     }
 }
 
@@ -70,7 +70,7 @@ async fn damage_is_found_and_nothing_new_comes_of_it() {
     })
     .await;
     eventually("the other to be read", async || {
-        shown(&harness, "other").await.checked_at.unwrap() == "2023-11-21T22:13:20Z"
+        shown(&harness, "other").await.checked_at.unwrap() == "2023-11-21T22:13:20.000Z"
     })
     .await;
     assert_eq!(shown(&harness, &other).await.health, "intact");
@@ -101,7 +101,7 @@ async fn a_client_can_have_it_verified() {
     harness.clock.advance(1000);
     let second = control.verify_snapshot(who, &id).await.unwrap();
     assert_eq!(second.checksum, first.checksum);
-    assert_eq!(second.checked_at.unwrap(), "2023-11-14T22:13:21Z");
+    assert_eq!(second.checked_at.unwrap(), "2023-11-14T22:13:21.000Z");
     harness.node.damage(&id);
     let third = control.verify_snapshot(who, &id).await.unwrap();
     assert_eq!(

@@ -20,10 +20,10 @@ async fn what_was_deleted_comes_back() {
     let snapshot = harness.snapshot("data", "before").await.snapshot;
     let deleted = control.delete_volume(who, "data").await.unwrap();
     assert_eq!(deleted.state, "deleted");
-    assert_eq!(deleted.deleted_at.unwrap(), "2023-11-14T22:13:20Z");
-    assert_eq!(deleted.purge_at.unwrap(), "2023-11-15T22:13:20Z");
+    assert_eq!(deleted.deleted_at.unwrap(), "2023-11-14T22:13:20.000Z");
+    assert_eq!(deleted.purge_at.unwrap(), "2023-11-15T22:13:20.000Z");
     let deleted = control.delete_snapshot(who, "before").await.unwrap();
-    assert_eq!(deleted.purge_at.unwrap(), "2023-11-15T22:13:20Z");
+    assert_eq!(deleted.purge_at.unwrap(), "2023-11-15T22:13:20.000Z");
     let request = PageRequest {
         deleted: true,
         ..PageRequest::default()

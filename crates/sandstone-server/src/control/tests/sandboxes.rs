@@ -41,7 +41,7 @@ async fn a_sandbox_lives_and_its_volume_outlives_it() {
     let shown: Vec<_> = listed.iter().map(|sandbox| sandbox.status).collect();
     assert_eq!(shown, [SandboxStatus::Stopped; 2]);
     assert!(listed.iter().all(|sandbox| sandbox.stopped_at.is_some()));
-    assert_eq!(listed[0].created_at, "2023-11-14T22:13:20Z");
+    assert_eq!(listed[0].created_at, "2023-11-14T22:13:20.000Z");
     harness.clock.advance(24 * 60 * 60 * 1000);
     assert_eq!(control.sandboxes(who, &BTreeMap::new()).await.unwrap(), []);
     // Ending it again is fine as long as anyone can know of it.
