@@ -12,11 +12,13 @@ use std::time::Duration;
 use rustix::io::Errno;
 use sandstone_protocol::frame::{Frame, FrameKind, PAYLOAD_MAX_BYTES};
 use sandstone_protocol::message::{
-    Answer, Failure, Hello, MessageError, Reply, Request, Spawn, StreamId, decode, encode,
+    Answer, DialTarget, Failure, Hello, MessageError, Reply, Request, Spawn, StreamId, decode,
+    encode,
 };
 use sandstone_protocol::{GENERATION, GENERATION_MIN};
 
 use crate::agent::Agent;
+use crate::dial::{self, DialJob};
 use crate::failure::{failure, shown};
 use crate::files::{self, FileJob, FileWork};
 use crate::interior::Interior;
@@ -280,10 +282,17 @@ impl Connection {
                 };
                 return self.queue(id, work);
             }
-            Request::Dial { source, sink, .. } => {
-                return self.refuse(id, &[source, sink], Errno::NOSYS);
-            }
-            Request::Resize { .. } => return self.refuse(id, &[], Errno::NOSYS),
+            Request::Dial {
+                target,
+                source,
+                sink,
+            } => return self.dial(id, target, source, sink),
+            Request::Resize { pid, size } => done(
+                agent
+                    .processes
+                    .resize(pid, size)
+                    .map_err(|errno| failure(errno, format_args!("resize terminal of {pid}"))),
+            ),
             Request::ReadDir { .. }
             | Request::MakeDir { .. }
             | Request::Remove { .. }
@@ -313,6 +322,12 @@ impl Connection {
             stdin: spawn.stdin.map(|id| self.inlet(id, &waker)),
             stdout: spawn.stdout.map(|id| self.outlet(id, &waker)),
             stderr: spawn.stderr.map(|id| self.outlet(id, &waker)),
+            socket: spawn.socket.map(|socket| {
+                (
+                    self.inlet(socket.source, &waker),
+                    self.outlet(socket.sink, &waker),
+                )
+            }),
             spawn,
         };
         let what = format!("spawn '{}'", shown(&job.spawn.command));
@@ -324,6 +339,34 @@ impl Connection {
         match thread {
             Ok(_) => Ok(()),
             Err(_) => self.fail(id, &streams, failure(Errno::AGAIN, what)),
+        }
+    }
+
+    fn dial(
+        self: &Arc<Self>,
+        id: u32,
+        target: DialTarget,
+        source: StreamId,
+        sink: StreamId,
+    ) -> Result<(), Closed> {
+        let waker = match Waker::new() {
+            Ok(waker) => waker,
+            Err(errno) => return self.refuse(id, &[source, sink], errno),
+        };
+        let job = DialJob {
+            id,
+            target,
+            source: self.inlet(source, &waker),
+            sink: self.outlet(sink, &waker),
+        };
+        let connection = Arc::clone(self);
+        let thread = thread::Builder::new()
+            .name("dial".into())
+            .stack_size(STACK_BYTES)
+            .spawn(move || dial::perform(&connection, job));
+        match thread {
+            Ok(_) => Ok(()),
+            Err(_) => self.fail(id, &[source, sink], failure(Errno::AGAIN, "connect")),
         }
     }
 
@@ -383,6 +426,23 @@ impl Connection {
             }
         }
         self.reply(id, Err(failure))
+    }
+
+    /// Gives up a stream, unless it is over.
+    ///
+    /// # Errors
+    /// [`Closed`].
+    pub(crate) fn reset(&self, stream: StreamId, errno: Errno) -> Result<(), Closed> {
+        let open = lock(&self.table).streams.remove(&stream);
+        match open {
+            Some(open) => {
+                open.give_up();
+                let failure = failure(errno, "connection");
+                self.sender
+                    .send(FrameKind::Reset, stream, &encode(&failure))
+            }
+            None => Ok(()),
+        }
     }
 
     /// Sends bytes whose credit has been spent.

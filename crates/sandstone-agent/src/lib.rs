@@ -6,6 +6,7 @@
 //!  listener ──► Connection ──┬─► requests that never wait: answered by the reading thread
 //!                 (thread)   ├─► files:    Workers (threads that act as the sandbox's user)
 //!                            ├─► spawn:    one thread, which then pumps the process's streams
+//!                            ├─► dial:     one thread, which then pumps both directions
 //!                            └─► wait:     noted in Processes, answered when the reaper knows
 //! ```
 //!
@@ -19,6 +20,7 @@
 mod accounts;
 mod agent;
 mod connection;
+mod dial;
 mod failure;
 mod files;
 mod host_files;
@@ -27,9 +29,11 @@ mod lock;
 mod processes;
 mod pump;
 mod remove;
+mod resolve;
 mod spawn;
 mod stream;
 mod sys;
+mod terminal;
 mod wire;
 mod workers;
 

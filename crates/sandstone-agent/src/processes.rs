@@ -11,15 +11,17 @@
 //! process id in the table means one process, and no exit is missed, however fast.
 
 use std::collections::{HashMap, VecDeque};
+use std::os::fd::OwnedFd;
 use std::sync::{Arc, Condvar, Mutex, PoisonError, Weak};
 use std::time::Duration;
 
 use rustix::io::Errno;
 use rustix::process::{Pid, WaitId, WaitIdOptions};
-use sandstone_protocol::message::ExitStatus;
+use sandstone_protocol::message::{ExitStatus, TerminalSize};
 
 use crate::lock::lock;
 use crate::sys::{next_exited, send_signal};
+use crate::terminal;
 
 /// Exited processes that can still be asked about.
 const EXITED_MAX: usize = 10_000;
@@ -103,6 +105,8 @@ struct Table {
 struct Process {
     serial: u64,
     status: Option<ExitStatus>,
+    /// The master of its terminal, while its streams last.
+    terminal: Weak<OwnedFd>,
     waiters: Vec<(Weak<Mailbox>, u32)>,
 }
 
@@ -125,6 +129,7 @@ impl Processes {
             Process {
                 serial,
                 status: None,
+                terminal: Weak::new(),
                 waiters: Vec::new(),
             },
         );
@@ -180,6 +185,28 @@ impl Processes {
         }
         let pid = Pid::from_raw(pid.cast_signed()).ok_or(Errno::SRCH)?;
         send_signal(pid, signal)
+    }
+
+    /// Records the terminal of a process that was started with one.
+    pub(crate) fn set_terminal(&self, started: Started, master: &Arc<OwnedFd>) {
+        let mut table = lock(&self.table);
+        if table.is(started.pid, started.serial)
+            && let Some(process) = table.entries.get_mut(&started.pid)
+        {
+            process.terminal = Arc::downgrade(master);
+        }
+    }
+
+    /// Changes the size of a running process's terminal.
+    ///
+    /// # Errors
+    /// `ESRCH` when it does not run, `ENOTTY` when it has no terminal.
+    pub(crate) fn resize(&self, pid: u32, size: TerminalSize) -> Result<(), Errno> {
+        let master = match lock(&self.table).entries.get(&pid) {
+            Some(process) if process.status.is_none() => process.terminal.upgrade(),
+            _ => return Err(Errno::SRCH),
+        };
+        terminal::resize(&*master.ok_or(Errno::NOTTY)?, size)
     }
 
     /// Reaps children for ever.

@@ -6,16 +6,18 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 
 use rustix::io::Errno;
+use rustix::net::{AddressFamily, SocketFlags, SocketType};
 use rustix::pipe::{PipeFlags, pipe_with};
-use sandstone_protocol::message::{Answer, Failure, Spawn};
+use sandstone_protocol::message::{Answer, Failure, Spawn, TerminalSize};
 
 use crate::connection::{Connection, streams_of_spawn};
 use crate::failure::{failure, shown};
 use crate::interior::{Interior, is_variable};
 use crate::lock::lock;
-use crate::pump::Pump;
+use crate::pump::{Kind, Pump};
 use crate::stream::{Inlet, Outlet};
-use crate::sys::{Program, StartFailure, Step};
+use crate::sys::{Program, StartFailure, Step, Streams};
+use crate::terminal;
 
 /// A spawn request with its streams.
 #[derive(Debug)]
@@ -30,6 +32,8 @@ pub(crate) struct SpawnJob {
     pub(crate) stdout: Option<Arc<Outlet>>,
     /// Its standard error.
     pub(crate) stderr: Option<Arc<Outlet>>,
+    /// The two directions of its descriptor 3.
+    pub(crate) socket: Option<(Arc<Inlet>, Arc<Outlet>)>,
 }
 
 /// Starts the process and answers, then moves its streams until they end.
@@ -58,33 +62,120 @@ fn start(
     let program = program(interior, spawn).map_err(refused)?;
 
     let mut pump = Pump::new(Arc::clone(connection));
-    let null = connection.agent.null.as_fd();
-    let mut theirs: [Option<OwnedFd>; 3] = [None, None, None];
-    if let Some(inlet) = &job.stdin {
-        let (read, write) = pipe_with(PipeFlags::CLOEXEC).map_err(refused)?;
-        theirs[0] = Some(read);
-        pump.add_input(write, Arc::clone(inlet)).map_err(refused)?;
-    }
-    for (slot, outlet) in theirs[1..].iter_mut().zip([&job.stdout, &job.stderr]) {
-        if let Some(outlet) = outlet {
-            let (read, write) = pipe_with(PipeFlags::CLOEXEC).map_err(refused)?;
-            *slot = Some(write);
-            pump.add_output(read, Arc::clone(outlet));
+    let mut ends = Ends::default();
+    let terminal = match spawn.terminal {
+        Some(size) => Some(ends.open_terminal(&mut pump, interior, size, job)),
+        None => {
+            ends.open_pipes(&mut pump, job).map_err(refused)?;
+            None
         }
+    };
+    let terminal = terminal.transpose().map_err(refused)?;
+    if let Some((inlet, outlet)) = &job.socket {
+        ends.open_socket(&mut pump, inlet, outlet)
+            .map_err(refused)?;
     }
-    let streams: [BorrowedFd<'_>; 3] =
-        std::array::from_fn(|index| theirs[index].as_ref().map_or(null, |end| end.as_fd()));
 
     let processes = &connection.agent.processes;
     let (started, report) = program
-        .start(streams, |fork| processes.start(fork))
+        .start(&ends.as_streams(connection.agent.null.as_fd()), |fork| {
+            processes.start(fork)
+        })
         .map_err(refused)?;
-    drop(theirs);
+    drop(ends);
     match report.read() {
-        Ok(()) => Ok((started.pid, pump)),
+        Ok(()) => {
+            if let Some(master) = &terminal {
+                processes.set_terminal(started, master);
+            }
+            Ok((started.pid, pump))
+        }
         Err(failure) => {
             processes.discard(started);
             Err(describe(failure, interior, spawn))
+        }
+    }
+}
+
+/// The process's ends of its streams.
+#[derive(Debug, Default)]
+struct Ends {
+    standard: [Option<OwnedFd>; 3],
+    terminal: Option<OwnedFd>,
+    socket: Option<OwnedFd>,
+}
+
+impl Ends {
+    fn open_pipes(&mut self, pump: &mut Pump, job: &SpawnJob) -> Result<(), Errno> {
+        if let Some(inlet) = &job.stdin {
+            let (read, write) = pipe_with(PipeFlags::CLOEXEC)?;
+            self.standard[0] = Some(read);
+            pump.add_input(Arc::new(write), Kind::Pipe, Arc::clone(inlet))?;
+        }
+        for (slot, outlet) in self.standard[1..]
+            .iter_mut()
+            .zip([&job.stdout, &job.stderr])
+        {
+            if let Some(outlet) = outlet {
+                let (read, write) = pipe_with(PipeFlags::CLOEXEC)?;
+                *slot = Some(write);
+                pump.add_output(Arc::new(read), Kind::Pipe, Arc::clone(outlet));
+            }
+        }
+        Ok(())
+    }
+
+    /// Opens a terminal, and returns its master.
+    fn open_terminal(
+        &mut self,
+        pump: &mut Pump,
+        interior: &Interior,
+        size: TerminalSize,
+        job: &SpawnJob,
+    ) -> Result<Arc<OwnedFd>, Errno> {
+        if job.stderr.is_some() {
+            return Err(Errno::INVAL);
+        }
+        let (master, slave) = terminal::open(interior.account.identity.uid, size)?;
+        let master = Arc::new(master);
+        if let Some(inlet) = &job.stdin {
+            pump.add_input(Arc::clone(&master), Kind::Terminal, Arc::clone(inlet))?;
+        }
+        if let Some(outlet) = &job.stdout {
+            pump.add_output(Arc::clone(&master), Kind::Terminal, Arc::clone(outlet));
+        }
+        self.terminal = Some(slave);
+        Ok(master)
+    }
+
+    fn open_socket(
+        &mut self,
+        pump: &mut Pump,
+        inlet: &Arc<Inlet>,
+        outlet: &Arc<Outlet>,
+    ) -> Result<(), Errno> {
+        let (ours, theirs) = rustix::net::socketpair(
+            AddressFamily::UNIX,
+            SocketType::STREAM,
+            SocketFlags::CLOEXEC,
+            None,
+        )?;
+        let ours = Arc::new(ours);
+        pump.add_input(Arc::clone(&ours), Kind::Socket, Arc::clone(inlet))?;
+        pump.add_output(ours, Kind::Socket, Arc::clone(outlet));
+        self.socket = Some(theirs);
+        Ok(())
+    }
+
+    fn as_streams<'fd>(&'fd self, null: BorrowedFd<'fd>) -> Streams<'fd> {
+        let terminal = self.terminal.as_ref().map(AsFd::as_fd);
+        Streams {
+            standard: std::array::from_fn(|index| {
+                let own = self.standard[index].as_ref().map(AsFd::as_fd);
+                terminal.or(own).unwrap_or(null)
+            }),
+            is_terminal: terminal.is_some(),
+            socket: self.socket.as_ref().map(AsFd::as_fd),
         }
     }
 }

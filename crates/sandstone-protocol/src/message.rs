@@ -38,8 +38,9 @@ pub enum Request {
     },
     /// Connects to a server inside the sandbox. Reply: [`Answer::Done`] once it is connected; from
     /// then on what comes from `source` is sent to it, and what it sends goes to `sink`. The end
-    /// of either direction leaves the other open. A failure with `ECONNREFUSED` when nobody
-    /// listens.
+    /// of either direction leaves the other open; a reset of either ends both. The connection is
+    /// the sandbox's user's. A failure with `ECONNREFUSED` when nobody listens, `ENXIO` when a name
+    /// is unknown, `ETIMEDOUT` after 10 seconds.
     Dial {
         /// Where to.
         target: DialTarget,
@@ -170,7 +171,8 @@ pub struct Spawn {
     /// Where its standard error goes; `/dev/null` when absent.
     pub stderr: Option<StreamId>,
     /// A terminal of its own. Its standard streams are that terminal: `stdin` and `stdout` are its
-    /// two directions, `stderr` must be absent.
+    /// two directions, `stderr` must be absent. The end of `stdin` leaves it open; a reset of
+    /// `stdout` hangs it up.
     pub terminal: Option<TerminalSize>,
     /// A connected socket as its descriptor 3.
     pub socket: Option<SocketStreams>,

@@ -3,7 +3,7 @@
 
 use std::ffi::{CString, c_char};
 use std::io;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::ptr;
 
 use rustix::fs::{Mode, OFlags};
@@ -28,6 +28,17 @@ pub(crate) struct Program {
     environment: Vec<CString>,
     directory: CString,
     identity: Identity,
+}
+
+/// What a child's descriptors become.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Streams<'fd> {
+    /// Descriptors 0, 1 and 2.
+    pub(crate) standard: [BorrowedFd<'fd>; 3],
+    /// They are a terminal, which becomes the controlling one of a session of its own.
+    pub(crate) is_terminal: bool,
+    /// Descriptor 3.
+    pub(crate) socket: Option<BorrowedFd<'fd>>,
 }
 
 /// What a child was doing when it failed.
@@ -78,20 +89,19 @@ impl Program {
 
     /// Forks, calling `register` so that the child's id is known before anyone can reap it:
     /// `register` is given a function that forks, and calls it once with its table locked. The
-    /// child runs in a process group of its own, with default signals, umask 022 and no other
+    /// child leads a process group of its own, or a session if it has a terminal, with default signals, umask 022 and no other
     /// descriptor than `streams`. `fork(2)`, `execve(2)`
     ///
     /// # Errors
     /// The report pipe's or the fork's.
     pub(crate) fn start<T>(
         &self,
-        streams: [BorrowedFd<'_>; 3],
+        streams: &Streams<'_>,
         register: impl FnOnce(&dyn Fn() -> Result<Pid, Errno>) -> Result<T, Errno>,
     ) -> Result<(T, StartReport), Errno> {
         let (report, child_report) = pipe_with(PipeFlags::CLOEXEC)?;
         let arguments = pointers(&self.arguments);
         let environment = pointers(&self.environment);
-        let streams = streams.map(|stream| stream.as_raw_fd());
         let registered = register(&|| {
             // SAFETY: the child calls only `in_child`, which allocates nothing, takes no lock and
             // never returns, so locks that other threads held at the fork do not matter.
@@ -109,7 +119,7 @@ impl Program {
         &self,
         arguments: &[*const c_char],
         environment: &[*const c_char],
-        streams: [RawFd; 3],
+        streams: &Streams<'_>,
         report: BorrowedFd<'_>,
     ) -> ! {
         let Err(failure) = self.become_program(arguments, environment, streams);
@@ -124,27 +134,37 @@ impl Program {
         &self,
         arguments: &[*const c_char],
         environment: &[*const c_char],
-        streams: [RawFd; 3],
+        streams: &Streams<'_>,
     ) -> Result<std::convert::Infallible, StartFailure> {
         let at = |step| move |errno| StartFailure { step, errno };
-        let _ = rustix::process::setpgid(None, None);
+        let led = if streams.is_terminal {
+            rustix::process::setsid().map(drop)
+        } else {
+            rustix::process::setpgid(None, None)
+        };
+        led.map_err(at(Step::Streams))?;
         default_signals();
         prefer_as_victim();
         rustix::process::umask(Mode::from_raw_mode(0o022));
 
-        for (number, stream) in (0..).zip(streams) {
-            // SAFETY: plain integers. The sources are above 2 (0, 1 and 2 are open in the agent
-            // from its start), so no target overwrites a later source.
-            if unsafe { libc::dup2(stream, number) } < 0 {
+        let targets = streams.standard.into_iter().chain(streams.socket);
+        for (number, stream) in (0..).zip(targets) {
+            // SAFETY: plain integers. The sources are above 3 (0 to 2 and the listener are open in
+            // the agent from its start), so no target overwrites a later source.
+            if unsafe { libc::dup2(stream.as_raw_fd(), number) } < 0 {
                 return Err(at(Step::Streams)(last_errno()));
             }
         }
+        if streams.is_terminal {
+            rustix::process::ioctl_tiocsctty(streams.standard[0]).map_err(at(Step::Streams))?;
+        }
+        let first_private: u32 = if streams.socket.is_some() { 4 } else { 3 };
         // Everything is opened close-on-exec; this is the second lock on the door.
         // SAFETY: close_range(2) with CLOSE_RANGE_CLOEXEC changes flags in this process only.
         unsafe {
             libc::syscall(
                 libc::SYS_close_range,
-                3,
+                first_private,
                 u32::MAX,
                 libc::CLOSE_RANGE_CLOEXEC,
             )

@@ -39,3 +39,15 @@ pub(crate) fn assume_file_identity(identity: &Identity) -> Result<(), Errno> {
         Err(Errno::PERM)
     }
 }
+
+/// Makes this thread `identity` in every respect, for good: what it connects to sees that user.
+/// Raw calls, which change this thread only. `setresuid(2)`, `setresgid(2)`, `setgroups(2)`
+///
+/// # Errors
+/// Those of the calls; the thread must not act for the user then.
+pub(crate) fn assume_identity(identity: &Identity) -> Result<(), Errno> {
+    let Identity { uid, gid, groups } = identity;
+    set_thread_groups(groups)?;
+    rustix::thread::set_thread_res_gid(*gid, *gid, *gid)?;
+    rustix::thread::set_thread_res_uid(*uid, *uid, *uid)
+}

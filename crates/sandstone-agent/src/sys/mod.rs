@@ -9,7 +9,7 @@ mod identity;
 mod inherited;
 mod process;
 
-pub(crate) use fork::{Program, StartFailure, Step};
-pub(crate) use identity::{Identity, assume_file_identity};
+pub(crate) use fork::{Program, StartFailure, Step, Streams};
+pub(crate) use identity::{Identity, assume_file_identity, assume_identity};
 pub use inherited::{InheritedDescriptors, inherited_descriptors};
 pub(crate) use process::{keep_exit_statuses, next_exited, send_signal};

@@ -6,8 +6,10 @@
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 mod connections;
+mod dial;
 mod files;
 mod harness;
 mod interior;
 mod processes;
 mod streams;
+mod terminals;

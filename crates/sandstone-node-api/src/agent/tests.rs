@@ -185,3 +185,71 @@ async fn nonsense_closes_the_connection() {
     peer.0.write_all(&[255; 9]).await.unwrap();
     client.closed().await;
 }
+
+/// A dialled socket with the agent's ids of its directions: source and sink.
+async fn dialled(client: &Arc<AgentClient>, peer: &mut Peer) -> (AgentSocket, u32, u32) {
+    let dialling = tokio::spawn({
+        let client = client.clone();
+        async move { client.dial(message::DialTarget::Port(80)).await }
+    });
+    let (kind, id, payload) = peer.receive().await;
+    assert_eq!(kind, FrameKind::Request);
+    let Request::Dial { source, sink, .. } = message::decode("request", &payload).unwrap() else {
+        panic!("not a dial");
+    };
+    peer.reply(id, &Ok(Answer::Done)).await;
+    (dialling.await.unwrap().unwrap(), source, sink)
+}
+
+#[tokio::test]
+async fn a_sockets_directions_end_on_their_own() {
+    let (client, mut peer) = Peer::start().await;
+    let (mut socket, source, sink) = dialled(&client, &mut peer).await;
+    socket.write_all(b"to").await.unwrap();
+    socket.shutdown().await.unwrap();
+    let (kind, id, payload) = peer.receive().await;
+    assert_eq!(
+        (kind, id, &payload[..]),
+        (FrameKind::Data, source, &b"to"[..])
+    );
+    let (kind, id, _) = peer.receive().await;
+    assert_eq!((kind, id), (FrameKind::End, source));
+
+    peer.send(FrameKind::Data, sink, b"from").await;
+    peer.send(FrameKind::End, sink, b"").await;
+    let mut got = Vec::new();
+    socket.read_to_end(&mut got).await.unwrap();
+    assert_eq!(got, b"from");
+}
+
+#[tokio::test]
+async fn a_dropped_socket_is_reset_both_ways() {
+    let (client, mut peer) = Peer::start().await;
+    let (socket, source, sink) = dialled(&client, &mut peer).await;
+    drop(socket);
+    let mut reset = [peer.receive().await, peer.receive().await].map(|(kind, id, _)| {
+        assert_eq!(kind, FrameKind::Reset);
+        id
+    });
+    reset.sort_unstable();
+    let mut both = [source, sink];
+    both.sort_unstable();
+    assert_eq!(reset, both);
+}
+
+#[tokio::test]
+async fn a_refused_dial_is_an_error() {
+    let (client, mut peer) = Peer::start().await;
+    let dialling = tokio::spawn({
+        let client = client.clone();
+        async move { client.dial(message::DialTarget::Port(80)).await }
+    });
+    let (_, id, _) = peer.receive().await;
+    let failure = Failure {
+        errno: Some(111),
+        message: "refused".into(),
+    };
+    peer.reply(id, &Err(failure)).await;
+    let refused = dialling.await.unwrap().unwrap_err();
+    assert!(matches!(refused, AgentError::Refused(failure) if failure.errno == Some(111)));
+}
