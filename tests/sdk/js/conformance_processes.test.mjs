@@ -167,7 +167,7 @@ check("sandbox.sh", async () => {
     return true;
   });
   // The shell reads ~/.bashrc, as the SDK asks by a variable.
-  await sandbox.sh`echo 'export FROM_RC=yes' >> ~/.bashrc`;
+  await sandbox.sh`sed -i '1i export FROM_RC=yes' ~/.bashrc`;
   assert.equal(await sandbox.sh`echo $FROM_RC`.text(), "yes\n");
 });
 

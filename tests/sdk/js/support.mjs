@@ -92,3 +92,13 @@ export async function waitUntil(what, condition, milliseconds = 15_000) {
     await new Promise((done) => setTimeout(done, 50));
   }
 }
+
+/** What an exposed name answers, from outside of the sandbox. */
+export async function getExposed(url, headers = {}) {
+  throw new Error(`${url} ${headers}`);
+}
+
+/** Runs a script over SSH, as the credentials of `exposeSsh` allow. */
+export async function sshOnce({ hostname, username }, script) {
+  throw new Error(`${hostname} ${username} ${script}`);
+}

@@ -353,3 +353,13 @@ def snapshot(api: Api, of: str):
         yield made
     finally:
         removed(api, "snapshots", made["id"])
+
+
+def exposed(url: str, headers: dict[str, str] | None = None) -> httpx.Response:
+    """What an exposed name answers, from outside of the sandbox."""
+    raise NotImplementedError(url, headers)
+
+
+def ssh_once(access: dict, script: str) -> str:
+    """Runs a script over SSH, as the credentials of `expose_ssh` allow."""
+    raise NotImplementedError(access, script)
