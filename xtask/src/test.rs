@@ -149,9 +149,16 @@ fn sdk_suites(arguments: &Arguments, counts: &mut Counts) -> Result<()> {
         image_cache: arguments.image_cache.clone(),
         // The suite installs packages from inside; where the host needs settings for that, so do
         // its sandboxes.
-        arguments: ["--pool-size", "8GiB", "--guest-trust", "host"]
-            .map(str::to_owned)
-            .to_vec(),
+        arguments: [
+            "--pool-size",
+            "8GiB",
+            "--guest-trust",
+            "host",
+            "--sandboxes-max",
+            "100",
+        ]
+        .map(str::to_owned)
+        .to_vec(),
         log_filter: None,
         log: scratch.join("shared.log"),
     })?;

@@ -12,6 +12,7 @@ use std::time::Duration;
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
+use rustix::process::{Resource, getrlimit, setrlimit};
 
 use crate::connection;
 use crate::interior::Interior;
@@ -35,6 +36,9 @@ pub(crate) struct Agent {
     pub(crate) processes: Processes,
     /// User, working directory and environment.
     pub(crate) interior: Mutex<Interior>,
+    /// Most open files of a process that is spawned: the limit that the agent itself was started
+    /// with.
+    pub(crate) open_files: Option<u64>,
     /// `/dev/null`, as it was before anyone could replace it.
     pub(crate) null: OwnedFd,
     connections: AtomicUsize,
@@ -62,11 +66,13 @@ pub enum RunError {
 pub fn run(listener: OwnedFd, ready: Option<OwnedFd>) -> Result<Infallible, RunError> {
     crate::sys::keep_exit_statuses();
     rustix::process::umask(Mode::from_raw_mode(0o022));
+    let open_files = take_all_descriptors();
     let null = rustix::fs::open("/dev/null", OFlags::RDWR | OFlags::CLOEXEC, Mode::empty())
         .map_err(|errno| RunError::Null(errno.into()))?;
     let agent = Arc::new(Agent {
         processes: Processes::default(),
         interior: Mutex::default(),
+        open_files,
         null,
         connections: AtomicUsize::new(0),
     });
@@ -101,6 +107,16 @@ pub fn run(listener: OwnedFd, ready: Option<OwnedFd>) -> Result<Infallible, RunE
             },
         }
     }
+}
+
+/// Raises the agent's own limit of open files as far as it goes: it holds those of all clients.
+/// Returns what the limit was.
+fn take_all_descriptors() -> Option<u64> {
+    let mut limit = getrlimit(Resource::Nofile);
+    let before = limit.current;
+    limit.current = limit.maximum;
+    let _ = setrlimit(Resource::Nofile, limit);
+    before
 }
 
 /// Serves one connection on its own thread. One that cannot be served is closed.

@@ -59,7 +59,9 @@ fn start(
 ) -> Result<(u32, Pump), Failure> {
     let spawn = &job.spawn;
     let refused = |errno| failure(errno, format_args!("spawn '{}'", shown(&spawn.command)));
-    let program = program(interior, spawn).map_err(refused)?;
+    let program = program(interior, spawn)
+        .map_err(refused)?
+        .with_open_files(connection.agent.open_files);
 
     let mut pump = Pump::new(Arc::clone(connection));
     let mut ends = Ends::default();

@@ -20,7 +20,7 @@ pub use image::{ImageEvent, ImageState};
 pub use limits::{
     BOOTABLE_CAPACITY_MIN, CAPACITY_MAX, CAPACITY_MIN, DELETION_GRACE_MS, LABEL_KEY_MAX_BYTES,
     LABEL_VALUE_MAX_BYTES, LABELS_MAX, LIFETIME_MAX_MS, Labels, MEMORY_DEFAULT, MEMORY_MAX,
-    MEMORY_MIN, Memory, VOLUMES_PER_SANDBOX_MAX, VolumeCapacity,
+    MEMORY_MIN, Memory, SANDBOXES_MAX, SandboxBounds, VOLUMES_PER_SANDBOX_MAX, VolumeCapacity,
 };
 pub use mount_path::{MountPath, MountPathError, check_mounts};
 pub use sandbox::{Lifetime, SandboxEvent, SandboxState, StopReason};

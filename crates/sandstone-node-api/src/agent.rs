@@ -11,7 +11,9 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
 use bytes::{Buf, Bytes, BytesMut};
-use sandstone_protocol::frame::{Frame, FrameKind, HEADER_BYTES, WINDOW_BYTES, decode_header};
+use sandstone_protocol::frame::{
+    Frame, FrameKind, HEADER_BYTES, PAYLOAD_MAX_BYTES, WINDOW_BYTES, decode_header,
+};
 use sandstone_protocol::message::{self, Answer, Failure, Hello, Reply, Request};
 use sandstone_protocol::{GENERATION, GENERATION_MIN};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
@@ -126,6 +128,14 @@ impl AgentClient {
     /// # Errors
     /// [`AgentError`].
     pub async fn call(&self, request: Request) -> Result<Answer, AgentError> {
+        let payload = message::encode(&request);
+        if payload.len() > PAYLOAD_MAX_BYTES {
+            // E2BIG: no name and no list of arguments may be that long.
+            return Err(AgentError::Refused(Failure {
+                errno: Some(7),
+                message: format!("a request of {} bytes is too long", payload.len()),
+            }));
+        }
         let (sender, receiver) = oneshot::channel();
         {
             let mut state = self.shared.lock();
@@ -137,7 +147,7 @@ impl AgentClient {
             state.push(&Frame {
                 kind: FrameKind::Request,
                 id,
-                payload: message::encode(&request),
+                payload,
             });
         }
         self.shared.outgoing.notify_one();

@@ -56,6 +56,8 @@ pub(crate) struct Start {
     pub(crate) hostname: String,
     /// The sandbox's memory limit.
     pub(crate) memory_bytes: u64,
+    /// Most open files of each process.
+    pub(crate) open_files: u32,
     pub(crate) root: Root,
     pub(crate) mounts: Vec<Place>,
 }

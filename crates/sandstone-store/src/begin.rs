@@ -24,6 +24,10 @@ pub struct NewSandbox {
     pub suffix: IdSuffix,
     /// Whose it will be.
     pub organisation: OrganisationId,
+    /// How many sandboxes the organisation may have at once, this one among them. One that starts
+    /// or is being stopped counts: it has memory and a place on the host. Maintenance sandboxes do
+    /// not.
+    pub sandboxes_max: u32,
     /// Where it is to run; else where its root or its first volume is, else in `default_region`.
     pub region: Option<Region>,
     /// Where a sandbox runs that names neither region nor root nor volumes.
@@ -70,7 +74,8 @@ impl Store {
     /// [`StoreError::VolumeNotFound`], [`StoreError::RootNotFound`], [`StoreError::NotBootable`],
     /// [`StoreError::SnapshotDamaged`], [`StoreError::VolumeNamedTwice`],
     /// [`StoreError::RegionMismatch`], [`StoreError::VolumeIsMounted`];
-    /// [`StoreError::VolumeIsBusy`] when a volume is being enlarged.
+    /// [`StoreError::VolumeIsBusy`] when a volume is being enlarged; when nothing else is wrong,
+    /// [`StoreError::TooManySandboxes`].
     pub async fn begin_sandbox(
         &self,
         new: &NewSandbox,
@@ -89,6 +94,7 @@ impl Store {
                 wanted: region,
             });
         }
+        check_room(&mut transaction, new.organisation, new.sandboxes_max).await?;
         let id = SandboxId::new(region, new.suffix);
         let row = Row {
             organisation: new.organisation,
@@ -173,6 +179,32 @@ impl Store {
         commit(transaction).await?;
         Ok(id)
     }
+}
+
+/// Refuses one sandbox more than the organisation may have. Transactions that write follow one
+/// another, so two cannot both be the last.
+async fn check_room(
+    connection: &mut SqliteConnection,
+    organisation: OrganisationId,
+    limit: u32,
+) -> Result<(), StoreError> {
+    let (all, stopping): (i64, i64) = sqlx::query_as(
+        "SELECT count(*), count(*) FILTER (WHERE state = $1) FROM sandboxes \
+         WHERE organisation = $2 AND purpose = $3 AND state <> 'stopped'",
+    )
+    .bind(SandboxState::Stopping.as_str())
+    .bind(organisation.to_string())
+    .bind(CLIENT)
+    .fetch_one(connection)
+    .await
+    .step("count sandboxes")?;
+    if all < i64::from(limit) {
+        return Ok(());
+    }
+    Err(StoreError::TooManySandboxes {
+        limit,
+        releasing: stopping > 0,
+    })
 }
 
 /// The images of a new sandbox.

@@ -83,6 +83,14 @@ pub enum StoreError {
         /// Whether the holder is being stopped already, so that waiting helps.
         releasing: bool,
     },
+    /// The organisation has as many sandboxes as it may have.
+    #[error("the organisation has {limit} sandboxes")]
+    TooManySandboxes {
+        /// How many that is.
+        limit: u32,
+        /// Whether one of them is being stopped, so that waiting helps.
+        releasing: bool,
+    },
     /// One request names the same volume twice.
     #[error("volume {slug} is named twice")]
     VolumeNamedTwice {

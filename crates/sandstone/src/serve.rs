@@ -8,7 +8,7 @@ use std::sync::Arc;
 use anyhow::{Context, bail};
 use clap::{Args, ValueEnum};
 use sandstone_api::{ByteSize, Region};
-use sandstone_core::{Clock, Entropy, StopReason};
+use sandstone_core::{Clock, Entropy, SANDBOXES_MAX, SandboxBounds, StopReason};
 use sandstone_crash::Plan;
 use sandstone_node::{
     AptSettings, GuestTrust, HostSettings, Node, NodeConfig, SandboxLimits, Shim,
@@ -81,6 +81,21 @@ pub(crate) struct ServeArguments {
     /// Processes and threads that one sandbox can have.
     #[arg(long, env = "SANDSTONE_PIDS_MAX", default_value_t = 4096)]
     pids_max: u32,
+    /// Files that one process in a sandbox can have open, as far as the server's own limit goes.
+    #[arg(long, env = "SANDSTONE_OPEN_FILES", default_value_t = 65_536)]
+    open_files: u32,
+    /// Least memory of a sandbox.
+    #[arg(long, env = "SANDSTONE_MEMORY_MIN", default_value = "768MiB")]
+    memory_min: ByteSize,
+    /// Most memory of a sandbox.
+    #[arg(long, env = "SANDSTONE_MEMORY_MAX", default_value = "4096MiB")]
+    memory_max: ByteSize,
+    /// Longest life that a sandbox can be given at once. It can be extended while it runs.
+    #[arg(long, env = "SANDSTONE_LIFETIME_MAX", default_value = "30m")]
+    lifetime_max: Humane,
+    /// Sandboxes that an organisation can have at once.
+    #[arg(long, env = "SANDSTONE_SANDBOXES_MAX", default_value_t = SANDBOXES_MAX)]
+    sandboxes_max: u32,
     /// The /16 network that sandboxes have their addresses in.
     #[arg(long, env = "SANDSTONE_NETWORK", default_value = "10.209.0.0")]
     network: Ipv4Addr,
@@ -93,6 +108,13 @@ pub(crate) struct ServeArguments {
     /// How often every snapshot is read and compared with its checksum.
     #[arg(long, env = "SANDSTONE_VERIFY_EVERY", default_value = "7d")]
     verify_every: Humane,
+    /// Command line of an editor that sandboxes have, for `exposeVscode`. It must serve HTTP on
+    /// 127.0.0.1:{port} and show the directory {path}.
+    #[arg(long, env = "SANDSTONE_EDITOR", value_name = "COMMAND")]
+    editor: Option<String>,
+    /// How long a client may take nothing of what a sandbox sends before it is disconnected.
+    #[arg(long, default_value = "60s", hide = true)]
+    stall_limit: Humane,
     /// How often what was deleted long enough ago is removed.
     #[arg(long, default_value = "60s", hide = true)]
     purge_every: Humane,
@@ -193,7 +215,13 @@ async fn serve(arguments: ServeArguments) -> anyhow::Result<()> {
             anyhow::Ok(())
         }
     });
-    let router = edge::router(control.clone(), EdgeConfig { clock, entropy });
+    let config = EdgeConfig {
+        clock,
+        entropy,
+        stall_limit: arguments.stall_limit.duration(),
+        editor: arguments.editor,
+    };
+    let router = edge::router(control.clone(), config);
     let edge = tokio::spawn(edge::serve(listener, router, stop.clone()));
     data.write_listen_address(&address.to_string())?;
     tracing::info!(%address, "listening");
@@ -221,7 +249,18 @@ fn control_config(arguments: &ServeArguments) -> anyhow::Result<ControlConfig> {
     let Some((default_region, other_regions)) = arguments.regions.split_first() else {
         bail!("--regions needs at least one region");
     };
+    let limits = [
+        ("--cpu-millis", arguments.cpu_millis),
+        ("--pids-max", arguments.pids_max),
+        ("--open-files", arguments.open_files),
+        ("--sandboxes-max", arguments.sandboxes_max),
+    ];
+    if let Some((name, _)) = limits.iter().find(|(_, limit)| *limit == 0) {
+        bail!("{name} must be more than 0");
+    }
     let timers = [
+        ("--lifetime-max", arguments.lifetime_max),
+        ("--stall-limit", arguments.stall_limit),
         ("--measure-every", arguments.measure_every),
         ("--verify-every", arguments.verify_every),
         ("--purge-every", arguments.purge_every),
@@ -231,6 +270,11 @@ fn control_config(arguments: &ServeArguments) -> anyhow::Result<ControlConfig> {
         bail!("{name} must be longer than nothing");
     }
     let mut config = ControlConfig::new(*default_region, other_regions);
+    config.bounds = SandboxBounds::default()
+        .with_memory(arguments.memory_min, arguments.memory_max)
+        .context("--memory-min is more than --memory-max")?;
+    config.bounds.lifetime_max_ms = arguments.lifetime_max.millis();
+    config.bounds.sandboxes_max = arguments.sandboxes_max;
     config.deletion_grace_ms = arguments.deletion_grace.millis();
     config.measure_every = arguments.measure_every.duration();
     config.verify_every = arguments.verify_every.duration();
@@ -285,6 +329,7 @@ fn node_config(
             scratch_bytes: arguments.scratch_size.bytes(),
             cpu_millis: arguments.cpu_millis,
             pids: arguments.pids_max,
+            open_files: arguments.open_files,
         },
         warm: arguments.warm,
         guest,

@@ -99,7 +99,7 @@ test("refusals of sandboxes", async () => {
     Sandbox.create({ volumes: { "/v": "nowhere" } }),
     refusal(404, "VOLUME_NOT_FOUND", "nowhere"),
   );
-  await assert.rejects(Sandbox.create({ timeout: "31m" }), refusal(400, "INVALID_REQUEST"));
+  await assert.rejects(Sandbox.create({ timeout: "31m" }), refusal(400, "LIFETIME_TOO_LONG"));
   const labels = Object.fromEntries([1, 2, 3, 4, 5, 6].map((number) => [`k${number}`, "v"]));
   await assert.rejects(Sandbox.create({ labels }), refusal(400, "INVALID_REQUEST", "labels"));
   await withVolume(async (volume) => {

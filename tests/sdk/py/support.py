@@ -208,8 +208,10 @@ class Server(Api):
 
     def command(self) -> list[str]:
         """The command line."""
+        # The default is for people; tests run more at once.
+        many = () if "--sandboxes-max" in self.arguments else ("--sandboxes-max", "100")
         return [
-            setting("BINARY"), "serve",
+            setting("BINARY"), "serve", *many,
             "--data-dir", str(self.data),
             "--listen", self._listen,
             "--pool-size", self.pool,

@@ -9,7 +9,7 @@ use std::ptr;
 use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
 use rustix::pipe::{PipeFlags, pipe_with};
-use rustix::process::Pid;
+use rustix::process::{Pid, Resource, Rlimit};
 
 use super::identity::Identity;
 
@@ -28,6 +28,8 @@ pub(crate) struct Program {
     environment: Vec<CString>,
     directory: CString,
     identity: Identity,
+    /// Most open files, soft and hard.
+    open_files: Option<u64>,
 }
 
 /// What a child's descriptors become.
@@ -84,7 +86,14 @@ impl Program {
             environment,
             directory,
             identity,
+            open_files: None,
         }
+    }
+
+    /// The same with a limit of its open files, which it cannot raise.
+    pub(crate) fn with_open_files(mut self, limit: Option<u64>) -> Self {
+        self.open_files = limit;
+        self
     }
 
     /// Forks, calling `register` so that the child's id is known before anyone can reap it:
@@ -169,6 +178,15 @@ impl Program {
                 libc::CLOSE_RANGE_CLOEXEC,
             )
         };
+
+        if self.open_files.is_some() {
+            let limit = Rlimit {
+                current: self.open_files,
+                maximum: self.open_files,
+            };
+            // Lowering is always allowed.
+            let _ = rustix::process::setrlimit(Resource::Nofile, limit);
+        }
 
         let Identity { uid, gid, groups } = &self.identity;
         // Raw calls: the C library's would signal threads that do not exist in this process.

@@ -36,6 +36,8 @@ pub struct SandboxLimits {
     pub cpu_millis: u32,
     /// Processes and threads.
     pub pids: u32,
+    /// Open files of each process.
+    pub open_files: u32,
 }
 
 /// The host's pool, runtime and records.

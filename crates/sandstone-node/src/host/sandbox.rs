@@ -161,6 +161,7 @@ impl Host {
             memory_bytes: spec.memory.bytes(),
             cpu_millis: self.limits.cpu_millis,
             pids_max: self.limits.pids,
+            open_files: self.limits.open_files,
             root: match layer {
                 Some(scratch) => RootTree::Layers {
                     base: trees.root,

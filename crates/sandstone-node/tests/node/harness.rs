@@ -39,6 +39,7 @@ pub(crate) async fn start(data: &Path, warm: usize) -> Arc<Node> {
             scratch_bytes: 1 << 30,
             cpu_millis: 1000,
             pids: 200,
+            open_files: 4096,
         },
         warm,
         guest: GuestTrust::none(&public_name_servers()),

@@ -62,6 +62,9 @@ pub struct StartSpec {
     pub cpu_millis: u32,
     /// Most processes and threads.
     pub pids_max: u32,
+    /// Most open files of each process that the agent starts. The agent itself may have as many as
+    /// the server; no process gets more than that.
+    pub open_files: u32,
     /// What its `/` is.
     pub root: RootTree,
     /// Other file systems in it: a path before what lies below it. At most 64.

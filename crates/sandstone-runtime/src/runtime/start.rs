@@ -74,6 +74,7 @@ impl Runtime {
         let message = Start {
             hostname: spec.hostname,
             memory_bytes: spec.memory_bytes,
+            open_files: spec.open_files,
             root,
             mounts,
         };
@@ -180,7 +181,8 @@ fn check(spec: &StartSpec) -> Result<(), Error> {
             return bad(format!("{path:?} is not a path for a mount"));
         }
     }
-    if spec.memory_bytes == 0 || spec.cpu_millis == 0 || spec.pids_max == 0 {
+    let limits = [spec.cpu_millis, spec.pids_max, spec.open_files];
+    if spec.memory_bytes == 0 || limits.contains(&0) {
         return bad("a limit is zero".to_owned());
     }
     Ok(())

@@ -151,7 +151,7 @@ fn live(channel: &Channel, dev: &OwnedFd, prepare: &Prepare) -> Result<Infallibl
     enter_root(&root, &start, fds.collect())?;
     drop(root);
     rustix::system::sethostname(start.hostname.as_bytes()).at("set the host name")?;
-    set_resource_limits();
+    set_resource_limits(start.open_files);
     // Its own session, so that it can never get the server's terminal.
     rustix::process::setsid().at("start a session")?;
     drop_session_keyring();
@@ -291,9 +291,13 @@ fn enter_root(root: &OwnedFd, start: &Start, trees: Vec<OwnedFd>) -> Result<(), 
 }
 
 /// Limits that do not come from the cgroup. Without the right to raise them they stay as they are.
-fn set_resource_limits() {
+///
+/// The agent hands its soft limit of open files to the processes that it starts, and takes the hard
+/// one for itself.
+fn set_resource_limits(open_files: u32) {
     let mut files = rustix::process::getrlimit(Resource::Nofile);
-    files.current = files.maximum;
+    let wanted = u64::from(open_files);
+    files.current = Some(files.maximum.map_or(wanted, |most| most.min(wanted)));
     let _ = rustix::process::setrlimit(Resource::Nofile, files);
     // One byte means: not even to a program that the host pipes core dumps to, which would parse
     // the sandbox's memory as host root.

@@ -3,13 +3,15 @@
 use std::time::Duration;
 
 use sandstone_api::Region;
-use sandstone_core::DELETION_GRACE_MS;
+use sandstone_core::{DELETION_GRACE_MS, SandboxBounds};
 
 /// How the control plane behaves.
 #[derive(Debug, Clone)]
 pub struct ControlConfig {
     /// Never empty.
     regions: Vec<Region>,
+    /// What clients may ask of a sandbox.
+    pub bounds: SandboxBounds,
     /// How long the data of a deleted volume or snapshot is kept, milliseconds.
     pub deletion_grace_ms: i64,
     /// How long a stopped sandbox is listed, milliseconds.
@@ -48,6 +50,7 @@ impl ControlConfig {
         }
         Self {
             regions,
+            bounds: SandboxBounds::default(),
             deletion_grace_ms: DELETION_GRACE_MS,
             stopped_listed_ms: 24 * 60 * 60 * 1000,
             stopped_kept_ms: 7 * 24 * 60 * 60 * 1000,

@@ -72,6 +72,11 @@ pub(super) fn of_store(object: &str, error: StoreError) -> ApiError {
         } else {
             "A volume is used by one sandbox at a time: stop that sandbox first."
         }),
+        StoreError::TooManySandboxes { limit, .. } => ApiError::new(
+            ErrorCode::ConcurrencyLimit,
+            format!("the organisation has {limit} sandboxes, which is as many as it may have"),
+        )
+        .with_hint("End one first, or let the server be started with a larger --sandboxes-max."),
         StoreError::VolumeIsBusy { volume, slug } => ApiError::new(
             ErrorCode::VolumeIsMounted,
             format!("volume `{slug}` ({volume}) is being enlarged or copied"),

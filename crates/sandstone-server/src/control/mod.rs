@@ -55,7 +55,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use sandstone_api::{ApiError, ErrorCode, IdSuffix, Region};
-use sandstone_core::{Clock, Entropy};
+use sandstone_core::{Clock, Entropy, SandboxBounds};
 use sandstone_node_api::{NodeApi, Readiness};
 use sandstone_store::{OrganisationId, Store, StoreError, TokenHash};
 use tokio::sync::Notify;
@@ -96,8 +96,7 @@ pub struct ControlPlane {
     tasks: TaskTracker,
     /// Woken when a sandbox with a deadline has started.
     deadlines: Notify,
-    /// Woken whenever a volume may have become free: its sandbox was released, or it was enlarged
-    /// or copied.
+    /// Woken whenever a sandbox was released, or a volume was enlarged or copied.
     released: Notify,
     /// Woken when a snapshot was taken.
     new_snapshots: Notify,
@@ -157,6 +156,12 @@ impl ControlPlane {
     #[must_use]
     pub fn regions(&self) -> &[Region] {
         self.config.regions()
+    }
+
+    /// What clients may ask of a sandbox.
+    #[must_use]
+    pub fn bounds(&self) -> &SandboxBounds {
+        &self.config.bounds
     }
 
     /// Whether sandboxes can be created now.
@@ -243,10 +248,10 @@ impl ControlPlane {
         }
     }
 
-    /// Tries again whenever a volume became free, as long as the only obstacle is a sandbox that is
-    /// being stopped already, or a volume that is being enlarged or copied. A client that ends a
-    /// sandbox by hanging up and at once uses its volume again cannot know that the volume is still
-    /// on its way to the disk.
+    /// Tries again whenever a sandbox has stopped or a volume became free, as long as the only
+    /// obstacle is a sandbox that is being stopped already, or a volume that is being enlarged or
+    /// copied. A client that ends a sandbox by hanging up and at once wants another, or its volume,
+    /// cannot know that the volume is still on its way to the disk.
     async fn once_released<T, F>(&self, mut attempt: impl FnMut() -> F) -> Result<T, StoreError>
     where
         F: Future<Output = Result<T, StoreError>>,
@@ -260,6 +265,9 @@ impl ControlPlane {
             let is_worth_waiting = matches!(
                 result,
                 Err(StoreError::VolumeIsMounted {
+                    releasing: true,
+                    ..
+                } | StoreError::TooManySandboxes {
                     releasing: true,
                     ..
                 } | StoreError::VolumeIsBusy { .. })

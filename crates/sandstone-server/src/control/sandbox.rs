@@ -5,9 +5,7 @@ use std::future::Future;
 use std::sync::Arc;
 
 use sandstone_api::{self as api, ApiError, IdSuffix, Region, SandboxId, VolumeId};
-use sandstone_core::{
-    LIFETIME_MAX_MS, Labels, Lifetime, Memory, MountPath, SandboxState, StopReason, Timestamp,
-};
+use sandstone_core::{Labels, Lifetime, Memory, MountPath, SandboxState, StopReason, Timestamp};
 use sandstone_crash::Point;
 use sandstone_node_api::{AgentClient, Chain, Mount, NodeError, Readiness, Root, SandboxSpec};
 use sandstone_store::{BegunRoot, StoreError};
@@ -21,7 +19,7 @@ use super::{ControlPlane, Principal, show};
 pub struct NewSandbox {
     /// Where it is to run; else where its root and its volumes are, else in the default region.
     pub region: Option<Region>,
-    /// How long it is to live; cut to [`LIFETIME_MAX_MS`] from now.
+    /// How long it is to live; cut to the longest life that the server allows.
     pub lifetime: Lifetime,
     /// Memory limit.
     pub memory: Memory,
@@ -41,8 +39,8 @@ impl ControlPlane {
     ///
     /// # Errors
     /// `INVALID_REQUEST`, `VOLUME_NOT_FOUND`, `SNAPSHOT_NOT_FOUND`, `NOT_BOOTABLE`,
-    /// `SNAPSHOT_DAMAGED`, `VOLUME_IS_MOUNTED`, `REGION_MISMATCH`, `NOT_READY`, `POOL_FULL`,
-    /// `TIMED_OUT`, `INTERNAL`. Nothing is left of the sandbox then.
+    /// `SNAPSHOT_DAMAGED`, `VOLUME_IS_MOUNTED`, `REGION_MISMATCH`, `CONCURRENCY_LIMIT`,
+    /// `NOT_READY`, `POOL_FULL`, `TIMED_OUT`, `INTERNAL`. Nothing is left of the sandbox then.
     pub async fn create_sandbox(
         self: &Arc<Self>,
         who: &Principal,
@@ -54,6 +52,7 @@ impl ControlPlane {
         let row = sandstone_store::NewSandbox {
             suffix: self.random_suffix(),
             organisation: who.organisation,
+            sandboxes_max: self.config.bounds.sandboxes_max,
             region: new.region,
             default_region: self.config.default_region(),
             lifetime: self.bounded(new.lifetime)?,
@@ -98,8 +97,8 @@ impl ControlPlane {
         })
     }
 
-    /// Lets a running sandbox live until `until`, but not longer than [`LIFETIME_MAX_MS`] from
-    /// now, and never shorter than it would anyway. Returns the granted instant, which is in the
+    /// Lets a running sandbox live until `until`, but not longer from now than the server
+    /// allows, and never shorter than it would anyway. Returns the granted instant, which is in the
     /// future. A sandbox that lives as long as its session keeps doing so.
     ///
     /// # Errors
@@ -113,7 +112,7 @@ impl ControlPlane {
         let now = self.clock.now();
         let until = until
             .max(now.plus_millis(1))
-            .min(now.plus_millis(LIFETIME_MAX_MS));
+            .min(now.plus_millis(self.config.bounds.lifetime_max_ms));
         let granted = self.store.extend(who.organisation, id, until).await;
         granted.map_err(|error| error::of_store(&format!("sandbox {id}"), error))
     }
@@ -148,7 +147,8 @@ impl ControlPlane {
                 "the sandbox would end before it starts",
             ));
         }
-        Ok(Lifetime::Until(until.min(now.plus_millis(LIFETIME_MAX_MS))))
+        let latest = now.plus_millis(self.config.bounds.lifetime_max_ms);
+        Ok(Lifetime::Until(until.min(latest)))
     }
 
     /// Records a sandbox with `begin` and starts it. Called again, `begin` has not changed anything

@@ -51,6 +51,17 @@ pub struct EdgeConfig {
     pub clock: Arc<dyn Clock>,
     /// Where trace ids and stream ids come from.
     pub entropy: Arc<dyn Entropy>,
+    /// How long the client of a sandbox may take nothing of what is sent to it. Then its connection
+    /// is given up.
+    pub stall_limit: Duration,
+    /// The editor's command line, with `{port}` and `{path}` in it; none, when there is no editor.
+    pub editor: Option<String>,
+}
+
+impl EdgeConfig {
+    /// Default of [`EdgeConfig::stall_limit`]: a client that is stopped in a debugger for longer
+    /// than that loses its connection when there is something to send.
+    pub const STALL_LIMIT: Duration = Duration::from_secs(60);
 }
 
 /// What every handler shares.
@@ -59,6 +70,8 @@ struct Edge {
     clock: Arc<dyn Clock>,
     entropy: Arc<dyn Entropy>,
     stream_ids: deno::StreamIds,
+    stall_limit: Duration,
+    editor: Option<String>,
 }
 
 /// All routes, over `control`.
@@ -68,6 +81,8 @@ pub fn router(control: Arc<ControlPlane>, config: EdgeConfig) -> Router {
         stream_ids: deno::StreamIds::new(config.entropy.as_ref()),
         clock: config.clock,
         entropy: config.entropy,
+        stall_limit: config.stall_limit,
+        editor: config.editor,
     });
     Router::new()
         .route("/healthz", get(healthz))

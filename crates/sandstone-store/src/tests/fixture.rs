@@ -149,6 +149,7 @@ impl Fixture {
 
     pub(super) fn new_sandbox(&self, number: u32, volumes: &[(&str, &str)]) -> NewSandbox {
         NewSandbox {
+            sandboxes_max: 1000,
             suffix: suffix(number),
             organisation: self.ours,
             region: None,

@@ -74,6 +74,8 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
             "1h",
             "--checks-every",
             "1h",
+            "--sandboxes-max",
+            "100",
             "--pool-size",
             &pool.to_string(),
         ]

@@ -18,7 +18,7 @@ use std::fmt;
 use std::sync::Arc;
 
 use sandstone_api::{ApiError, ImageId};
-use sandstone_core::{MEMORY_MIN, Memory, MountPath, StopReason};
+use sandstone_core::{Memory, MountPath, StopReason};
 use sandstone_node_api::{AgentClient, Mount, Root, SandboxSpec};
 use sandstone_store::OrganisationId;
 
@@ -72,7 +72,7 @@ impl ControlPlane {
     ) -> Result<Maintenance, ApiError> {
         let object = image.to_string();
         let path = MountPath::parse(IMAGE_PATH).map_err(|_| error::internal(&object))?;
-        let memory = Memory::from_mib(MEMORY_MIN.bytes() >> 20)?;
+        let memory = Memory::MAINTENANCE;
         let suffix = self.random_suffix();
         let begin = || async {
             let (path, now) = (path.clone(), self.clock.now());

@@ -79,6 +79,7 @@ pub(super) fn gigabytes(count: u64) -> VolumeCapacity {
 
 fn config() -> ControlConfig {
     let mut config = ControlConfig::new(region("ord"), &[region("ams")]);
+    config.bounds.sandboxes_max = 100;
     config.retry_every = Duration::from_millis(20);
     config.retry_max = Duration::from_millis(80);
     config.purge_every = Duration::from_millis(20);

@@ -11,8 +11,7 @@ use base64::alphabet::STANDARD;
 use base64::engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig};
 use sandstone_api::{ApiError, ErrorCode, Region};
 use sandstone_core::{
-    LIFETIME_MAX_MS, Labels, Lifetime, Memory, MountPath, Timestamp, VOLUMES_PER_SANDBOX_MAX,
-    check_mounts,
+    Labels, Lifetime, MountPath, SandboxBounds, Timestamp, VOLUMES_PER_SANDBOX_MAX, check_mounts,
 };
 use serde_json::{Map, Value};
 
@@ -37,6 +36,7 @@ pub(super) const BASE64: GeneralPurpose = GeneralPurpose::new(
 /// What the configuration is checked against.
 pub(super) struct Context<'a> {
     pub(super) now: Timestamp,
+    pub(super) bounds: &'a SandboxBounds,
     pub(super) regions: &'a [Region],
     /// The region of the host name that the client used.
     pub(super) host_region: Option<Region>,
@@ -80,12 +80,10 @@ fn parse(config: &Map<String, Value>, context: &Context<'_>) -> Result<NewSandbo
         None => context.host_region,
     };
     let memory = match field("memory_mb") {
-        None => Memory::default(),
-        Some(Value::Number(number)) => {
-            Memory::from_mib(whole_number(number).ok_or_else(|| {
-                ApiError::invalid_field("memory_mb", number, "a whole number of MiB")
-            })?)?
-        }
+        None => None,
+        Some(Value::Number(number)) => Some(whole_number(number).ok_or_else(|| {
+            ApiError::invalid_field("memory_mb", number, "a whole number of MiB")
+        })?),
         Some(_) => {
             return Err(ApiError::invalid_field(
                 "memory_mb",
@@ -101,8 +99,8 @@ fn parse(config: &Map<String, Value>, context: &Context<'_>) -> Result<NewSandbo
     }
     Ok(NewSandbox {
         region,
-        lifetime: lifetime(field("stop_at_ms"), field("timeout"), context.now)?,
-        memory,
+        lifetime: lifetime(field("stop_at_ms"), field("timeout"), context)?,
+        memory: context.bounds.memory(memory)?,
         labels: Labels::new(texts("labels", field("labels"))?)?,
         root: root(field("root"))?,
         volumes: volumes(field("volumes"))?,
@@ -140,21 +138,16 @@ fn refuse_what_is_not_offered<'a>(
 fn lifetime(
     stop_at: Option<&Value>,
     timeout: Option<&Value>,
-    now: Timestamp,
+    context: &Context<'_>,
 ) -> Result<Lifetime, ApiError> {
-    const BOUNDS: &str = "a sandbox lives more than 0 and at most 30 minutes at a time";
+    let now = context.now;
     if stop_at.is_some() {
         let until = sandboxes::instant(stop_at)?;
         let left_ms = until.as_millis().saturating_sub(now.as_millis());
-        if left_ms <= 0 || left_ms > LIFETIME_MAX_MS + CLOCK_SKEW_MS {
-            return Err(ApiError::invalid_field(
-                "stop_at_ms",
-                format_args!("{} ({left_ms} ms from now)", until.as_millis()),
-                BOUNDS,
-            )
-            .with_hint("if the timeout was in bounds, compare the clocks of client and server"));
-        }
-        return Ok(Lifetime::Until(until.min(now.plus_millis(LIFETIME_MAX_MS))));
+        let granted_ms = context
+            .bounds
+            .lifetime_ms("stop_at_ms", left_ms, CLOCK_SKEW_MS)?;
+        return Ok(Lifetime::Until(now.plus_millis(granted_ms)));
     }
     let text = match timeout {
         None => return Ok(Lifetime::Session),
@@ -181,13 +174,7 @@ fn lifetime(
                 "write \"session\", \"30s\" or \"5m\"",
             )
         })?;
-    if millis <= 0 || millis > LIFETIME_MAX_MS {
-        return Err(ApiError::invalid_field(
-            "timeout",
-            format_args!("{text:?}"),
-            BOUNDS,
-        ));
-    }
+    let millis = context.bounds.lifetime_ms("timeout", millis, 0)?;
     Ok(Lifetime::Until(now.plus_millis(millis)))
 }
 
@@ -279,6 +266,7 @@ pub(super) fn check_variable(name: &str, value: &str) -> Result<(), &'static str
 #[cfg(test)]
 mod tests {
     use super::*;
+    use sandstone_core::{LIFETIME_MAX_MS, Memory};
     use serde_json::json;
 
     const NOW: Timestamp = Timestamp::from_millis(1_700_000_000_000);
@@ -294,6 +282,7 @@ mod tests {
             &headers,
             &Context {
                 now: NOW,
+                bounds: &SandboxBounds::default(),
                 regions: &regions,
                 host_region: None,
             },
@@ -386,19 +375,13 @@ mod tests {
         for (name, value) in [
             ("stop_at_ms", json!(now)),
             ("stop_at_ms", json!(now - 1)),
-            (
-                "stop_at_ms",
-                json!(now + LIFETIME_MAX_MS + CLOCK_SKEW_MS + 1),
-            ),
             ("stop_at_ms", json!("soon")),
             ("timeout", json!("0s")),
-            ("timeout", json!("31m")),
             ("timeout", json!("1h")),
             ("timeout", json!("-1s")),
             ("timeout", json!("s")),
             ("timeout", json!("99999999999999999999m")),
             ("timeout", json!(30)),
-            ("memory_mb", json!(100)),
             ("memory_mb", json!(1280.5)),
             ("memory_mb", json!("1GB")),
             ("labels", json!({"a": 1})),
@@ -428,6 +411,23 @@ mod tests {
         ] {
             let error = read_json(&json!({ name: value.clone() })).unwrap_err();
             assert_eq!(error.code, ErrorCode::InvalidRequest, "{name} {value}");
+            assert!(error.message.contains(name), "{error}");
+        }
+    }
+
+    #[test]
+    fn what_the_server_does_not_allow_has_a_code_of_its_own() {
+        let too_late = NOW.as_millis() + LIFETIME_MAX_MS + CLOCK_SKEW_MS + 1;
+        for (name, value, code) in [
+            ("stop_at_ms", json!(too_late), ErrorCode::LifetimeTooLong),
+            ("stop_at_ms", json!(i64::MAX), ErrorCode::LifetimeTooLong),
+            ("timeout", json!("31m"), ErrorCode::LifetimeTooLong),
+            ("timeout", json!("1801s"), ErrorCode::LifetimeTooLong),
+            ("memory_mb", json!(100), ErrorCode::MemoryOutOfRange),
+            ("memory_mb", json!(4097), ErrorCode::MemoryOutOfRange),
+        ] {
+            let error = read_json(&json!({ name: value })).unwrap_err();
+            assert_eq!(error.code, code, "{name}");
             assert!(error.message.contains(name), "{error}");
         }
     }

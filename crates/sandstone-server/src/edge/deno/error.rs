@@ -6,6 +6,9 @@ use serde_json::{Value, json};
 
 use super::params::Issue;
 
+/// Longest message of an error. It may repeat a name that the client has sent.
+const MESSAGE_MAX_BYTES: usize = 4096;
+
 /// Why a call has no value.
 #[derive(Debug)]
 pub(super) enum CallError {
@@ -121,9 +124,16 @@ impl RemoteError {
 
     /// The object on the wire.
     pub(super) fn to_value(&self) -> Value {
+        let message = match self.message.len() {
+            0..=MESSAGE_MAX_BYTES => self.message.clone(),
+            _ => {
+                let end = self.message.floor_char_boundary(MESSAGE_MAX_BYTES);
+                format!("{}…", &self.message[..end])
+            }
+        };
         json!({
             "constructorName": self.class,
-            "message": self.message,
+            "message": message,
             "code": self.code,
             "name": self.name,
             "stack": null,
@@ -198,6 +208,14 @@ mod tests {
         );
         let error = RemoteError::from_failure(&failure(None), "stat '/x'");
         assert_eq!(error.message, "cannot open: stat '/x'");
+    }
+
+    #[test]
+    fn a_long_name_is_not_repeated_in_full() {
+        let error = RemoteError::from_failure(&failure(Some(36)), &"ü".repeat(100_000));
+        let message = error.to_value()["message"].as_str().unwrap().to_owned();
+        assert!(message.len() < 5000);
+        assert!(message.starts_with("File name too long"));
     }
 
     #[test]

@@ -29,6 +29,10 @@ const MESSAGE_MAX_BYTES: usize = 256 << 20;
 /// Read buffer of a socket. Idle sockets are many, so it is smaller than the library's.
 const READ_BUFFER_BYTES: usize = 16 << 10;
 
+/// Most bytes that wait in a socket's own buffer: one message of the longest kind, and more. Past
+/// them the library refuses to write; it answers pings into this buffer although nobody reads.
+const WRITE_BUFFER_MAX_BYTES: usize = 128 << 20;
+
 type Upgrade = Result<WebSocketUpgrade, WebSocketUpgradeRejection>;
 
 pub(super) async fn create(
@@ -42,6 +46,7 @@ pub(super) async fn create(
         &headers,
         &config::Context {
             now: edge.clock.now(),
+            bounds: edge.control.bounds(),
             regions: edge.control.regions(),
             host_region: host_region(&headers, edge.control.regions()),
         },
@@ -80,6 +85,7 @@ async fn accept(
         .max_message_size(MESSAGE_MAX_BYTES)
         .max_frame_size(MESSAGE_MAX_BYTES)
         .read_buffer_size(READ_BUFFER_BYTES)
+        .max_write_buffer_size(WRITE_BUFFER_MAX_BYTES)
         .on_upgrade(move |socket| {
             async move {
                 let primary = primary.map(Primary::established);

@@ -50,6 +50,7 @@ mod file_handles;
 mod file_tree;
 mod files;
 mod handshake;
+mod incoming;
 mod labels;
 mod outbox;
 mod page;

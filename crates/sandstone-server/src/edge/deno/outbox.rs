@@ -10,7 +10,7 @@ use axum::extract::ws::{CloseFrame, Message};
 use bytes::Bytes;
 use futures_util::{Sink, SinkExt};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
-use tokio::time::{MissedTickBehavior, interval};
+use tokio::time::{MissedTickBehavior, interval, timeout};
 use tokio_util::sync::CancellationToken;
 
 /// Messages on their way.
@@ -22,6 +22,9 @@ const QUEUE_BYTES: u32 = 4 << 20;
 /// How often a ping goes out. Its only purpose is that the kernel notices a peer that vanished;
 /// nobody waits for the pong, because a busy JavaScript program may be late with it.
 const PING_INTERVAL: Duration = Duration::from_secs(30);
+
+/// What a client that takes anything at all takes in a second. A longer message is given more time.
+const RATE_MIN_BYTES: u64 = 256 << 10;
 
 /// The sending end.
 #[derive(Debug, Clone)]
@@ -47,6 +50,15 @@ pub(super) enum Item {
     Close(CloseFrame),
 }
 
+impl Item {
+    fn len(&self) -> usize {
+        match self {
+            Self::Text(text) | Self::Stream { text, .. } => text.len(),
+            Self::Close(_) => 0,
+        }
+    }
+}
+
 /// The socket is gone; nobody will read what could not be sent.
 #[derive(Debug)]
 pub(super) struct Gone;
@@ -61,11 +73,8 @@ impl Outbox {
 
     /// Queues an item, waiting for room.
     pub(super) async fn send(&self, item: Item) -> Result<(), Gone> {
-        let length = match &item {
-            Item::Text(text) | Item::Stream { text, .. } => text.len(),
-            Item::Close(_) => 0,
-        };
-        let length = u32::try_from(length).map_or(QUEUE_BYTES, |length| length.min(QUEUE_BYTES));
+        let length =
+            u32::try_from(item.len()).map_or(QUEUE_BYTES, |length| length.min(QUEUE_BYTES));
         tokio::select! {
             room = self.room.clone().acquire_many_owned(length) => {
                 self.queue.send((item, room.ok())).await.map_err(|_| Gone)
@@ -81,15 +90,17 @@ impl Outbox {
     }
 }
 
-/// Writes the queue to `sink` until a close was written, the sink fails or `ended`. Cancels `gone`
-/// on its way out.
+/// Writes the queue to `sink` until a close was written, the sink fails or `ended`; or until the
+/// client has taken nothing for `stall_limit`, and as long again as its share of bytes may take.
+/// Cancels `gone` on its way out.
 pub(super) async fn write<S>(
     mut sink: S,
     mut queue: mpsc::Receiver<Queued>,
+    stall_limit: Duration,
     ended: CancellationToken,
     gone: CancellationToken,
 ) where
-    S: Sink<Message> + Unpin,
+    S: Sink<Message, Error: std::error::Error> + Unpin,
 {
     let _gone = gone.drop_guard();
     let mut ping = interval(PING_INTERVAL);
@@ -101,33 +112,70 @@ pub(super) async fn write<S>(
             tokio::select! {
                 count = queue.recv_many(&mut batch, QUEUE_MESSAGES) => {
                     if count == 0 {
-                        return Ok(());
+                        return Err::<(), _>(Stop::Over);
                     }
                 }
                 _ = ping.tick() => {
-                    sink.send(Message::Ping(Bytes::new())).await?;
+                    let sent = timeout(stall_limit, sink.send(Message::Ping(Bytes::new()))).await;
+                    sent.map_err(|_| Stop::Stalled)??;
                     continue;
                 }
             }
-            // The room is given back when an item is in the hands of the kernel, or nearly.
-            for (item, _room) in batch.drain(..) {
-                match item {
-                    Item::Text(text) => sink.feed(Message::Text(text.into())).await?,
-                    // Trap 2: checked as late as possible, because the client may have cancelled
-                    // while the message was waiting.
-                    Item::Stream { cancelled, .. } if cancelled.is_cancelled() => {}
-                    Item::Stream { text, .. } => sink.feed(Message::Text(text.into())).await?,
-                    Item::Close(frame) => return sink.send(Message::Close(Some(frame))).await,
-                }
-            }
-            sink.flush().await?;
+            let bytes: usize = batch.iter().map(|(item, _)| item.len()).sum();
+            let limit = stall_limit + Duration::from_secs(bytes as u64 / RATE_MIN_BYTES);
+            timeout(limit, write_batch(&mut sink, &mut batch))
+                .await
+                .map_err(|_| Stop::Stalled)??;
         }
     };
     tokio::select! {
         // Whether the peer is gone or everything is said, nothing is left to do.
-        _ = writing => {}
+        stop = writing => {
+            if let Err(Stop::Stalled) = stop {
+                tracing::info!("a client takes nothing: its connection is given up");
+            }
+        }
         () = ended.cancelled() => {}
     }
+}
+
+/// Why nothing more is written.
+enum Stop {
+    /// Everything is said, or the peer is gone.
+    Over,
+    /// The peer does not read.
+    Stalled,
+}
+
+impl<E> From<E> for Stop
+where
+    E: std::error::Error,
+{
+    fn from(_: E) -> Self {
+        Self::Over
+    }
+}
+
+async fn write_batch<S>(sink: &mut S, batch: &mut Vec<Queued>) -> Result<(), Stop>
+where
+    S: Sink<Message, Error: std::error::Error> + Unpin,
+{
+    // The room is given back when an item is in the hands of the kernel, or nearly.
+    for (item, _room) in batch.drain(..) {
+        match item {
+            Item::Text(text) => sink.feed(Message::Text(text.into())).await?,
+            // Trap 2: checked as late as possible, because the client may have cancelled while
+            // the message was waiting.
+            Item::Stream { cancelled, .. } if cancelled.is_cancelled() => {}
+            Item::Stream { text, .. } => sink.feed(Message::Text(text.into())).await?,
+            Item::Close(frame) => {
+                sink.send(Message::Close(Some(frame))).await?;
+                return Err(Stop::Over);
+            }
+        }
+    }
+    sink.flush().await?;
+    Ok(())
 }
 
 #[cfg(test)]
@@ -157,10 +205,29 @@ mod tests {
         write(
             std::pin::pin!(sink),
             queue,
+            Duration::from_secs(1),
             CancellationToken::new(),
             CancellationToken::new(),
         )
         .await;
         assert_eq!(written, [Message::Text("other".into())]);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_client_that_takes_nothing_is_given_up() {
+        let (outbox, queue) = Outbox::new();
+        let message = "x".repeat(1 << 20);
+        outbox.send(Item::Text(message)).await.unwrap();
+        let sink = futures_util::sink::unfold((), |(), _: Message| {
+            std::future::pending::<Result<(), std::convert::Infallible>>()
+        });
+        let (ended, gone) = (CancellationToken::new(), CancellationToken::new());
+        let begun = tokio::time::Instant::now();
+        let limit = Duration::from_secs(60);
+        write(std::pin::pin!(sink), queue, limit, ended, gone.clone()).await;
+        assert!(gone.is_cancelled());
+        // A megabyte has four seconds more.
+        assert_eq!(begun.elapsed(), Duration::from_secs(64));
+        assert!(outbox.send(Item::Text(String::new())).await.is_err());
     }
 }

@@ -1,4 +1,4 @@
-//! JSON-RPC 2.0 as the SDKs speak it: reading messages, calling methods, wording answers.
+//! JSON-RPC 2.0 as the SDKs speak it: calling methods, wording answers.
 
 use std::sync::Arc;
 
@@ -11,6 +11,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::client::Client;
 use super::error::{CallError, RemoteError};
+use super::incoming::Call;
 use super::params::{Issue, Params};
 use super::session::Session;
 use super::{
@@ -23,66 +24,6 @@ use files::LargeRead;
 const METHOD_NOT_FOUND: i32 = -32601;
 /// The protocol's code for parameters of the wrong shape.
 const INVALID_PARAMS: i32 = -32602;
-
-/// A message of the client.
-#[derive(Debug)]
-pub(super) enum Incoming {
-    /// It wants an answer.
-    Call(Call),
-    /// It wants none.
-    Notification { method: String, params: Value },
-    /// An answer to a call that we never make. Ignored.
-    Answer,
-}
-
-/// Why a text is not a message. The connection is closed with a code for each.
-#[derive(Debug, PartialEq, Eq)]
-pub(super) enum Malformed {
-    /// Not JSON at all.
-    NotJson,
-    /// JSON, but not JSON-RPC.
-    NotRpc,
-}
-
-/// A call.
-#[derive(Debug)]
-pub(super) struct Call {
-    id: Value,
-    method: String,
-    params: Option<Value>,
-}
-
-/// Reads a message.
-pub(super) fn parse(text: &str) -> Result<Incoming, Malformed> {
-    let mut message = match serde_json::from_str(text) {
-        Ok(Value::Object(message)) => message,
-        Ok(_) => return Err(Malformed::NotRpc),
-        Err(_) => return Err(Malformed::NotJson),
-    };
-    if message.get("jsonrpc").and_then(Value::as_str) != Some("2.0") {
-        return Err(Malformed::NotRpc);
-    }
-    // Trap 10: 0 is an id. Only an absent or null id makes a notification.
-    let id = message.remove("id").filter(|id| !id.is_null());
-    let method = match message.remove("method") {
-        Some(Value::String(method)) => method,
-        None if message.contains_key("result") || message.contains_key("error") => {
-            return Ok(Incoming::Answer);
-        }
-        _ => return Err(Malformed::NotRpc),
-    };
-    let params = message.remove("params");
-    match id {
-        None => Ok(Incoming::Notification {
-            method,
-            params: params.unwrap_or_default(),
-        }),
-        Some(id @ (Value::Number(_) | Value::String(_))) => {
-            Ok(Incoming::Call(Call { id, method, params }))
-        }
-        Some(_) => Err(Malformed::NotRpc),
-    }
-}
 
 /// Acts on a notification. Waits only while a file is being written (see [`super::uploads`]).
 pub(super) async fn notify(session: &Session, method: &str, params: Value) {
@@ -141,6 +82,21 @@ pub(super) async fn refuse(session: &Session, call: Call, error: RemoteError) {
         .await;
 }
 
+/// Shares of the memory that the answers of one connection take while they wait to be sent: a
+/// client that asks without reading finds its next calls waiting.
+pub(super) const ANSWER_SHARES: usize = 64;
+
+/// How many of [`ANSWER_SHARES`] a call takes, by how long its answer can be: about a share for
+/// 128 KiB. None for those that wait for something to happen, or for the client's own stream.
+fn answer_share(method: &str) -> u32 {
+    match method {
+        "readFile" | "readTextFile" | "envToObject" => 1,
+        "fileRead" => 4,
+        "readDir" | "walk" | "expandGlob" => 16,
+        _ => 0,
+    }
+}
+
 /// Serves a call and answers it.
 pub(super) async fn serve(session: Arc<Session>, begun: Begun) {
     let Begun {
@@ -155,13 +111,21 @@ pub(super) async fn serve(session: Arc<Session>, begun: Begun) {
             None => std::future::pending().await,
         }
     };
-    let outcome = tokio::select! {
+    let answering = async {
+        let share = match answer_share(&method) {
+            0 => None,
+            share => session.answers.clone().acquire_many_owned(share).await.ok(),
+        };
+        (dispatch(&session, &method, params).await, share)
+    };
+    let (outcome, _share) = tokio::select! {
         biased;
-        () = aborted => Err(RemoteError::aborted().into()),
+        () = aborted => (Err(RemoteError::aborted().into()), None),
         () = session.closing.cancelled() => {
-            Err(RemoteError::connection_closing("the connection is being closed").into())
+            let why = "the connection is being closed";
+            (Err(RemoteError::connection_closing(why).into()), None)
         }
-        outcome = dispatch(&session, &method, params) => outcome,
+        answered = answering => answered,
     };
     if let Some((abort_id, _)) = abort {
         session.end_abortable(abort_id);
@@ -198,6 +162,11 @@ impl Done {
             after: None,
             large: None,
         }
+    }
+
+    /// The answer, to add to it.
+    pub(super) fn value_mut(&mut self) -> &mut Value {
+        &mut self.value
     }
 
     /// The same, with something to be done once the answer is on its way: no message of a stream
@@ -275,9 +244,9 @@ async fn dispatch(
         "fileUtime" => file_handles::utime(session, params).await?,
         "walk" => return file_tree::walk(session, params).await,
         "expandGlob" => return file_tree::expand_glob(session, params).await,
+        "vscode" => return vscode::start(session, params).await,
         "fetch" => return fetch::fetch(session, params).await,
         "exposeHttp" => expose::bind(session, params).await?,
-        "vscode" => vscode::start(session, params).await?,
         "envGet" => environment::get(session, params).await?,
         "envSet" => environment::set(session, params).await?,
         "envToObject" => environment::all(session).await?,
@@ -380,39 +349,6 @@ mod tests {
             path: vec!["path".to_owned()],
             received: "undefined",
         }])
-    }
-
-    #[test]
-    fn trap_10_id_zero_is_a_call() {
-        let text = r#"{"jsonrpc":"2.0","id":0,"method":"stat","params":{}}"#;
-        assert!(matches!(parse(text), Ok(Incoming::Call(_))));
-        let text = r#"{"jsonrpc":"2.0","method":"$sandbox.stream.end"}"#;
-        assert!(matches!(parse(text), Ok(Incoming::Notification { .. })));
-        let text = r#"{"jsonrpc":"2.0","id":1,"result":{}}"#;
-        assert!(matches!(parse(text), Ok(Incoming::Answer)));
-    }
-
-    #[test]
-    fn what_is_not_a_message() {
-        for (text, why) in [
-            ("", Malformed::NotJson),
-            ("{", Malformed::NotJson),
-            ("ping", Malformed::NotJson),
-            ("1", Malformed::NotRpc),
-            ("[]", Malformed::NotRpc),
-            ("{}", Malformed::NotRpc),
-            (
-                r#"{"jsonrpc":"1.0","id":1,"method":"stat"}"#,
-                Malformed::NotRpc,
-            ),
-            (r#"{"jsonrpc":"2.0","id":1}"#, Malformed::NotRpc),
-            (
-                r#"{"jsonrpc":"2.0","id":{},"method":"stat"}"#,
-                Malformed::NotRpc,
-            ),
-        ] {
-            assert_eq!(parse(text).unwrap_err(), why, "{text}");
-        }
     }
 
     #[test]

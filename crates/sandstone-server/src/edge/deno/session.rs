@@ -16,7 +16,7 @@ use super::error::{CallError, RemoteError};
 use super::files;
 use super::outbox::{Item, Outbox};
 use super::processes::Processes;
-use super::rpc::unexpected;
+use super::rpc::{ANSWER_SHARES, unexpected};
 use super::streams::{Download, Downloads};
 use super::uploads::Uploads;
 use crate::control::Principal;
@@ -32,6 +32,8 @@ pub(super) struct Session {
     pub(super) uploads: Uploads,
     pub(super) downloads: Downloads,
     pub(super) processes: Processes,
+    /// Shares of the answers that have not been sent.
+    pub(super) answers: Arc<Semaphore>,
     /// Permits for reading large files.
     pub(super) large_reads: Arc<Semaphore>,
     aborts: Mutex<HashMap<u64, CancellationToken>>,
@@ -60,6 +62,7 @@ impl Session {
             outbox,
             downloads: Downloads::default(),
             processes: Processes::default(),
+            answers: Arc::new(Semaphore::new(ANSWER_SHARES)),
             large_reads: Arc::new(Semaphore::new(files::LARGE_READS)),
             aborts: Mutex::default(),
             closing: CancellationToken::new(),

@@ -12,16 +12,17 @@ use sandstone_core::StopReason;
 use sandstone_node_api::AgentClient;
 use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
-use tokio::time::{sleep, timeout};
+use tokio::time::{Instant, sleep, timeout};
 use tokio_util::sync::CancellationToken;
 use tracing::Instrument;
 
 use super::super::Edge;
 use super::client::Client;
 use super::error::RemoteError;
+use super::incoming::{self, Incoming, Malformed};
 use super::outbox::{self, Item, Outbox};
 use super::primary::Primary;
-use super::rpc::{self, Incoming, Malformed};
+use super::rpc;
 use super::session::Session;
 use crate::control::Principal;
 
@@ -33,7 +34,14 @@ const OPEN_CALLS_MAX: usize = 10_000;
 const OPEN_CALL_BYTES: u32 = 256 << 20;
 
 /// A call shorter than this brings nothing to speak of.
-const SHORT_CALL_BYTES: usize = 64 << 10;
+const SHORT_CALL_BYTES: usize = 4 << 10;
+
+/// Pings and pongs that a client may send in [`CONTROL_PERIOD`]. The SDKs send one in 20 seconds;
+/// each ping makes an answer that waits until the client reads.
+const CONTROL_FRAMES_MAX: u32 = 1000;
+
+/// The period of [`CONTROL_FRAMES_MAX`].
+const CONTROL_PERIOD: Duration = Duration::from_secs(10);
 
 /// How long open calls may take to be answered when the socket ends (trap 6).
 const ANSWER_LIMIT: Duration = Duration::from_secs(2);
@@ -52,6 +60,7 @@ const AGENT_LOST_GRACE: Duration = Duration::from_secs(5);
 mod code {
     pub(super) const GOING_AWAY: u16 = 1001;
     pub(super) const PROTOCOL_ERROR: u16 = 1002;
+    pub(super) const POLICY: u16 = 1008;
     pub(super) const TOO_LONG: u16 = 1009;
     pub(super) const INTERNAL_ERROR: u16 = 1011;
     pub(super) const INVALID_JSON: u16 = 4000;
@@ -71,6 +80,8 @@ enum End {
     AgentLost,
     /// The client sent something that is not a message.
     Malformed(Malformed),
+    /// The client does nothing but ping.
+    ControlFlood,
     /// The client broke the WebSocket protocol, or sent too much at once.
     Unreadable { is_too_long: bool },
     /// A bug on our side.
@@ -93,8 +104,9 @@ pub(super) async fn run(
     let (outbox, queue) = Outbox::new();
     let session = Arc::new(Session::new(edge, who, id, client, agent, outbox));
     let writer_gone = CancellationToken::new();
+    let (stall_limit, ended) = (session.edge.stall_limit, session.ended.clone());
     let writer = tokio::spawn(
-        outbox::write(sink, queue, session.ended.clone(), writer_gone.clone()).in_current_span(),
+        outbox::write(sink, queue, stall_limit, ended, writer_gone.clone()).in_current_span(),
     );
     let mut calls = JoinSet::new();
     let end = read(&session, &mut incoming, &mut calls, stopped, &writer_gone).await;
@@ -109,6 +121,8 @@ pub(super) async fn run(
         calls.shutdown().await;
         let _ = timeout(CLOSE_LIMIT, async {
             if session.outbox.send(Item::Close(frame)).await.is_ok() {
+                // After an error nothing more can be read, but the frame is to go out all the same.
+                writer_gone.cancelled().await;
                 finish_handshake(&mut incoming).await;
             }
         })
@@ -148,14 +162,20 @@ async fn read(
         sleep(AGENT_LOST_GRACE).await;
     };
     let room = Arc::new(Semaphore::new(OPEN_CALL_BYTES as usize));
-    let mut stopped = std::pin::pin!(stopped);
-    let mut agent_lost = std::pin::pin!(agent_lost);
+    let over = async {
+        tokio::select! {
+            biased;
+            reason = stopped => End::Stopped(reason),
+            () = agent_lost => End::AgentLost,
+            () = writer_gone.cancelled() => End::Broken,
+        }
+    };
+    let mut over = std::pin::pin!(over);
+    let mut control = Pace::new(CONTROL_FRAMES_MAX, CONTROL_PERIOD);
     loop {
         let message = tokio::select! {
             biased;
-            reason = &mut stopped => return End::Stopped(reason),
-            () = &mut agent_lost => return End::AgentLost,
-            () = writer_gone.cancelled() => return End::Broken,
+            end = &mut over => return end,
             Some(outcome) = calls.join_next() => match outcome {
                 Ok(()) => continue,
                 Err(error) => {
@@ -171,7 +191,8 @@ async fn read(
                 Ok(text) => text,
                 Err(_) => return End::Malformed(Malformed::NotJson),
             },
-            Some(Ok(Message::Ping(_) | Message::Pong(_))) => continue,
+            Some(Ok(Message::Ping(_) | Message::Pong(_))) if control.admits() => continue,
+            Some(Ok(Message::Ping(_) | Message::Pong(_))) => return End::ControlFlood,
             Some(Ok(Message::Close(_))) => return End::Client,
             Some(Err(error)) => {
                 tracing::debug!(%error, "cannot read");
@@ -187,14 +208,19 @@ async fn read(
             }
             continue;
         }
-        match rpc::parse(&text) {
+        match incoming::parse(&text) {
             Ok(Incoming::Call(call)) if calls.len() >= OPEN_CALLS_MAX => {
                 let error = RemoteError::new(
                     "Error",
                     format!("{OPEN_CALLS_MAX} calls are open on this connection already"),
                 )
                 .with_code("EAGAIN");
-                rpc::refuse(session, call, error).await;
+                tokio::select! {
+                    biased;
+                    // The client may not read at all.
+                    end = &mut over => return end,
+                    () = rpc::refuse(session, call, error) => {}
+                }
             }
             Ok(Incoming::Call(call)) => {
                 let permit = if text.len() < SHORT_CALL_BYTES {
@@ -203,9 +229,7 @@ async fn read(
                     let length = u32::try_from(text.len()).unwrap_or(u32::MAX);
                     tokio::select! {
                         biased;
-                        reason = &mut stopped => return End::Stopped(reason),
-                        () = &mut agent_lost => return End::AgentLost,
-                        () = writer_gone.cancelled() => return End::Broken,
+                        end = &mut over => return end,
                         permit = room.clone().acquire_many_owned(length.min(OPEN_CALL_BYTES)) => {
                             permit.ok()
                         }
@@ -214,12 +238,42 @@ async fn read(
                 let begun = rpc::begin(session, call, permit);
                 calls.spawn(rpc::serve(session.clone(), begun).in_current_span());
             }
+            Ok(Incoming::Chunk { stream, bytes }) => session.uploads.push(stream, bytes).await,
             Ok(Incoming::Notification { method, params }) => {
                 rpc::notify(session, &method, params).await;
             }
             Ok(Incoming::Answer) => {}
             Err(why) => return End::Malformed(why),
         }
+    }
+}
+
+/// How many events there may be in a period.
+struct Pace {
+    max: u32,
+    period: Duration,
+    since: Instant,
+    count: u32,
+}
+
+impl Pace {
+    fn new(max: u32, period: Duration) -> Self {
+        Self {
+            max,
+            period,
+            since: Instant::now(),
+            count: 0,
+        }
+    }
+
+    /// Counts one event; whether it is within the bound.
+    fn admits(&mut self) -> bool {
+        if self.since.elapsed() >= self.period {
+            self.since = Instant::now();
+            self.count = 0;
+        }
+        self.count += 1;
+        self.count <= self.max
     }
 }
 
@@ -232,6 +286,8 @@ impl End {
             Self::AgentLost => (code::INTERNAL_ERROR, "the sandbox does not answer"),
             Self::Malformed(Malformed::NotJson) => (code::INVALID_JSON, "Invalid JSON"),
             Self::Malformed(Malformed::NotRpc) => (code::INVALID_RPC, "Invalid JSON-RPC"),
+            Self::Malformed(Malformed::TooComplex) => (code::TOO_LONG, "message too complex"),
+            Self::ControlFlood => (code::POLICY, "too many pings"),
             Self::Unreadable { is_too_long: true } => (code::TOO_LONG, "message too long"),
             Self::Unreadable { is_too_long: false } => (code::PROTOCOL_ERROR, "protocol error"),
             Self::Panicked => (code::INTERNAL_ERROR, "internal error"),

@@ -4,12 +4,14 @@
 use std::sync::Arc;
 
 use axum::Router;
+use axum::extract::State;
 use axum::routing::{any, post};
 use sandstone_api::{ApiError, ErrorCode};
 
 use super::super::Edge;
 use super::super::auth::Caller;
 use super::super::reply::Reject;
+use super::vscode;
 
 /// Routes of which nothing is offered.
 pub(super) fn routes() -> Router<Arc<Edge>> {
@@ -42,8 +44,13 @@ async fn expose_ssh(_: Caller) -> Reject {
     not_supported("exposing SSH yet")
 }
 
-async fn expose_vscode(_: Caller) -> Reject {
-    not_supported("exposing an editor yet")
+async fn expose_vscode(State(edge): State<Arc<Edge>>, _: Caller) -> Reject {
+    if edge.editor.is_some() {
+        return not_supported("exposing an editor yet");
+    }
+    ApiError::new(ErrorCode::EditorNotConfigured, "this server has no editor")
+        .with_hint(vscode::HINT)
+        .into()
 }
 
 async fn apps(_: Caller) -> Reject {

@@ -24,6 +24,9 @@ const STREAM_MAX_BYTES: usize = 64 << 20;
 /// All streams of a connection together hold at most this much and one message.
 const CONNECTION_MAX_BYTES: usize = 256 << 20;
 
+/// What a chunk costs beside its bytes: a flood of chunks of one byte must not be free.
+const CHUNK_COST_BYTES: usize = 64;
+
 /// Streams per connection.
 const STREAMS_MAX: usize = 10_000;
 
@@ -142,8 +145,8 @@ impl Uploads {
                     state.chunks.clear();
                 }
             } else {
-                self.0.waiting.fetch_add(bytes.len(), Ordering::Relaxed);
-                state.waiting += bytes.len();
+                self.0.waiting.fetch_add(cost(&bytes), Ordering::Relaxed);
+                state.waiting += cost(&bytes);
                 state.chunks.push_back(bytes);
             }
             state.purpose == Some(Purpose::File)
@@ -206,6 +209,11 @@ impl Uploads {
     }
 }
 
+/// What a waiting chunk counts for.
+fn cost(chunk: &Bytes) -> usize {
+    chunk.len() + CHUNK_COST_BYTES
+}
+
 /// Waits until the file is nearly up to date, ends, or does not get on.
 async fn wait_for_room(upload: &Upload) {
     loop {
@@ -241,14 +249,14 @@ impl UploadReader {
             {
                 let mut state = self.upload.lock();
                 if let Some(chunk) = state.chunks.pop_front() {
-                    state.waiting -= chunk.len();
+                    state.waiting -= cost(&chunk);
                     state.taken_chunks += 1;
                     state.stalled = false;
                     drop(state);
                     self.uploads
                         .0
                         .waiting
-                        .fetch_sub(chunk.len(), Ordering::Relaxed);
+                        .fetch_sub(cost(&chunk), Ordering::Relaxed);
                     self.upload.taken.notify_one();
                     return Some(Ok(chunk));
                 }
@@ -343,7 +351,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_flood_is_bounded() {
-        let chunk = Bytes::from(vec![0; 8 << 20]);
+        let chunk = Bytes::from(vec![0; (8 << 20) - CHUNK_COST_BYTES]);
         for (purpose, kept) in [(Some(Purpose::Input), 9), (None, 0)] {
             let (outbox, _queue) = Outbox::new();
             let uploads = Uploads::new(outbox);
@@ -362,13 +370,25 @@ mod tests {
         }
     }
 
+    #[tokio::test]
+    async fn small_chunks_are_not_free() {
+        let (outbox, _queue) = Outbox::new();
+        let uploads = Uploads::new(outbox);
+        uploads.start(1);
+        for _ in 0..STREAM_MAX_BYTES / CHUNK_COST_BYTES {
+            uploads.push(1, "x".into()).await;
+        }
+        let mut reader = uploads.claim(1, Purpose::File).unwrap();
+        assert_eq!(reader.next().await, Some(Err(UploadError::Overflow)));
+    }
+
     #[tokio::test(start_paused = true)]
     async fn a_file_holds_the_socket_up_only_while_it_gets_on() {
         let (outbox, _queue) = Outbox::new();
         let uploads = Uploads::new(outbox);
         uploads.start(1);
         let mut reader = uploads.claim(1, Purpose::File).unwrap();
-        let chunk = Bytes::from(vec![0; FILE_AHEAD_BYTES]);
+        let chunk = Bytes::from(vec![0; FILE_AHEAD_BYTES - CHUNK_COST_BYTES]);
         uploads.push(1, chunk.clone()).await;
         // Held up until the reader takes a chunk.
         let (_, first) = tokio::join!(uploads.push(1, chunk.clone()), reader.next());

@@ -231,6 +231,8 @@ impl Harness {
             .await
             .unwrap();
         let config = EdgeConfig {
+            stall_limit: EdgeConfig::STALL_LIMIT,
+            editor: None,
             clock: clock.clone(),
             entropy,
         };
