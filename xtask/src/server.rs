@@ -102,7 +102,9 @@ impl Server {
             .arg("serve")
             .arg("--data-dir")
             .arg(&settings.data)
-            .args(["--listen", &settings.listen, "--image-cache"])
+            .args(["--listen", &settings.listen])
+            // Several servers share this host.
+            .args(["--ssh-listen", "127.0.0.1:0", "--image-cache"])
             .arg(&settings.image_cache)
             .args(&settings.arguments)
             .stdin(Stdio::null())

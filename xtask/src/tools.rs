@@ -9,7 +9,7 @@ use anyhow::{Context, Result, bail};
 use crate::run::{self, cargo, command, execute, heading, output, root, succeeds, target};
 
 /// Debian packages, each with a file that is there once it is installed.
-const PACKAGES: [(&str, &str); 9] = [
+const PACKAGES: [(&str, &str); 10] = [
     ("mmdebstrap", "/usr/bin/mmdebstrap"),
     (
         "debian-archive-keyring",
@@ -22,6 +22,7 @@ const PACKAGES: [(&str, &str); 9] = [
     ("iproute2", "/usr/bin/ip"),
     ("util-linux", "/usr/bin/setsid"),
     ("procps", "/usr/bin/ps"),
+    ("openssh-client", "/usr/bin/ssh"),
 ];
 
 /// Installs the Debian packages that are missing. Nothing is downloaded when all are there.

@@ -110,6 +110,9 @@ pub enum StoreError {
     /// No such sandbox.
     #[error("no sandbox {0}")]
     SandboxNotFound(SandboxId),
+    /// The sandbox has as many SSH users as it may have.
+    #[error("sandbox {0} has too many SSH users")]
+    TooManySshUsers(SandboxId),
     /// The token belongs to another organisation.
     #[error("the token belongs to another organisation")]
     TokenTaken,

@@ -34,6 +34,7 @@ mod sandbox;
 mod slug;
 mod snapshot;
 mod source;
+mod ssh_user;
 mod stop;
 mod store;
 #[cfg(test)]
@@ -47,6 +48,7 @@ pub use organisation::{OrganisationId, TokenHash};
 pub use sandbox::{SANDBOXES_LISTED_MAX, Sandbox};
 pub use sandstone_core::Usage;
 pub use snapshot::{NewSnapshot, Snapshot, SnapshotMade};
+pub use ssh_user::SSH_USERS_MAX;
 pub use stop::StopBegun;
 pub use store::Store;
 pub use volume::{NewSource, NewVolume, Origin, Volume};

@@ -59,6 +59,10 @@ impl TokenHash {
         let digest = Sha256::digest(token.as_bytes());
         Self(digest.iter().map(|byte| format!("{byte:02x}")).collect())
     }
+
+    pub(crate) fn as_str(&self) -> &str {
+        &self.0
+    }
 }
 
 impl Store {

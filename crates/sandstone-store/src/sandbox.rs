@@ -216,7 +216,7 @@ impl Store {
 }
 
 /// The sandbox with this id that a client of the organisation has begun.
-async fn of_client(
+pub(crate) async fn of_client(
     connection: &mut SqliteConnection,
     organisation: OrganisationId,
     id: SandboxId,

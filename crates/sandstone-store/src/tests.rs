@@ -17,4 +17,5 @@ mod sandbox;
 mod schema;
 mod snapshot;
 mod source;
+mod ssh_user;
 mod volume;

@@ -76,6 +76,32 @@ impl DataDir {
         }
     }
 
+    /// The content of a file of ours, if it is there.
+    pub(crate) fn read(&self, name: &str) -> anyhow::Result<Option<String>> {
+        let path = self.path.join(name);
+        match fs::read_to_string(&path) {
+            Ok(text) => Ok(Some(text)),
+            Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(error).context(format!("cannot read {}", path.display())),
+        }
+    }
+
+    /// Writes a file of ours, whole or not at all, durably.
+    pub(crate) fn write(&self, name: &str, text: &str, mode: u32) -> anyhow::Result<()> {
+        write_new(&self.path.join(name), text, mode)
+    }
+
+    /// Removes a file of ours, if it is there.
+    pub(crate) fn remove(&self, name: &str) -> anyhow::Result<()> {
+        let path = self.path.join(name);
+        match fs::remove_file(&path) {
+            Err(error) if error.kind() != ErrorKind::NotFound => {
+                Err(error).context(format!("cannot remove {}", path.display()))
+            }
+            _ => Ok(()),
+        }
+    }
+
     /// Writes the address that the server listens on, for scripts that asked for any port.
     pub(crate) fn write_listen_address(&self, address: &str) -> anyhow::Result<()> {
         write_new(

@@ -16,6 +16,7 @@ mod duration;
 mod image;
 mod output;
 mod serve;
+mod ssh;
 
 use client::{EXIT_CODES, Failure};
 use commands::{pool, snapshots, volumes};

@@ -27,6 +27,10 @@ use crate::ambient::{SystemClock, SystemEntropy};
 use crate::data_dir::DataDir;
 use crate::duration::Humane;
 use crate::image::DEFAULT_IMAGE_CACHE;
+use crate::ssh::{self, SshArguments};
+
+/// What is logged by default. russh repeats what strangers send it.
+const DEFAULT_LOG: &str = "info,sqlx=warn,russh=off";
 
 /// Name of the one organisation that a fresh server has.
 const ORGANISATION: &str = "default";
@@ -121,6 +125,8 @@ pub(crate) struct ServeArguments {
     /// How often snapshots to record, to pack or to verify are looked for.
     #[arg(long, default_value = "60s", hide = true)]
     checks_every: Humane,
+    #[command(flatten)]
+    ssh: SshArguments,
     /// Kills the server at a place between two steps: PLACE, or PLACE:N for the N-th time.
     #[arg(long, value_name = "PLAN", hide = true)]
     crash_at: Option<Plan>,
@@ -137,7 +143,7 @@ enum GuestTrustChoice {
 /// Runs the server until SIGTERM or SIGINT.
 pub(crate) fn run(arguments: ServeArguments) -> anyhow::Result<()> {
     let filter = EnvFilter::try_from_env("SANDSTONE_LOG")
-        .unwrap_or_else(|_| EnvFilter::new("info,sqlx=warn"));
+        .unwrap_or_else(|_| EnvFilter::new(DEFAULT_LOG));
     tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_writer(std::io::stderr)
@@ -182,6 +188,7 @@ async fn serve(arguments: ServeArguments) -> anyhow::Result<()> {
         .await
         .with_context(|| format!("cannot listen on {}", arguments.listen))?;
     let address = listener.local_addr()?;
+    let ssh = ssh::listen(&arguments.ssh, &data, &*entropy).await?;
     let node = Node::start(node, entropy.clone());
     let control = ControlPlane::new(
         store.clone(),
@@ -220,8 +227,13 @@ async fn serve(arguments: ServeArguments) -> anyhow::Result<()> {
         entropy,
         stall_limit: arguments.stall_limit.duration(),
         editor: arguments.editor,
+        ssh: ssh.as_ref().map(|ssh| ssh.endpoint.clone()),
     };
     let router = edge::router(control.clone(), config);
+    let ssh = ssh.map(|ssh| {
+        let serving = sandstone_server::ssh::serve(ssh.listener, control.clone(), ssh.key, stop.clone());
+        tokio::spawn(serving)
+    });
     let edge = tokio::spawn(edge::serve(listener, router, stop.clone()));
     data.write_listen_address(&address.to_string())?;
     tracing::info!(%address, "listening");
@@ -236,6 +248,9 @@ async fn serve(arguments: ServeArguments) -> anyhow::Result<()> {
     control.stop_all(StopReason::ServerStopped).await;
     stop.cancel();
     edge.await?.context("the listener failed")?;
+    if let Some(ssh) = ssh {
+        ssh.await?;
+    }
     reconcilers.await??;
     node.shut_down()
         .await

@@ -2,7 +2,7 @@
 
 use sandstone_api::{ApiError, ErrorCode, SandboxId};
 use sandstone_node_api::{Chain, NodeError};
-use sandstone_store::StoreError;
+use sandstone_store::{SSH_USERS_MAX, StoreError};
 
 /// Longest part of a client's own text that is repeated to it.
 const NAME_MAX_CHARS: usize = 100;
@@ -126,6 +126,11 @@ pub(super) fn of_store(object: &str, error: StoreError) -> ApiError {
         )
         .with_hint("Use another snapshot. What can still be read of this one can be exported."),
         StoreError::SandboxNotFound(id) => sandbox_not_found(id),
+        StoreError::TooManySshUsers(id) => ApiError::new(
+            ErrorCode::InvalidRequest,
+            format!("sandbox {id} has {SSH_USERS_MAX} SSH user names already"),
+        )
+        .with_hint("Use one of them: each lets any number of people in, for as long as it runs."),
         StoreError::TokenTaken
         | StoreError::Denied { .. }
         | StoreError::Unreadable { .. }

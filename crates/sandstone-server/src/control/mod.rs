@@ -43,6 +43,7 @@ mod recover;
 mod sandbox;
 mod show;
 mod snapshot;
+mod ssh;
 mod stop;
 #[cfg(test)]
 mod tests;
@@ -68,6 +69,8 @@ pub use files::Content;
 pub use maintenance::{Download, Upload};
 pub use page::{Page, PageRequest};
 pub use sandbox::NewSandbox;
+pub(crate) use ssh::Entered;
+pub use ssh::SshUserName;
 pub use token::{Token, admit};
 pub use volume::{NewVolume, Source};
 

@@ -17,6 +17,7 @@ mod input;
 mod own;
 mod query;
 mod reply;
+mod ssh;
 #[cfg(test)]
 mod tests;
 mod trace;
@@ -39,6 +40,7 @@ use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
 use crate::control::ControlPlane;
+use crate::ssh::SshEndpoint;
 use reply::Reject;
 
 /// How long [`serve`] waits for requests that are being answered when it is told to end.
@@ -56,6 +58,8 @@ pub struct EdgeConfig {
     pub stall_limit: Duration,
     /// The editor's command line, with `{port}` and `{path}` in it; none, when there is no editor.
     pub editor: Option<String>,
+    /// Where people enter sandboxes over SSH; nowhere when absent.
+    pub ssh: Option<SshEndpoint>,
 }
 
 impl EdgeConfig {
@@ -72,6 +76,7 @@ struct Edge {
     stream_ids: deno::StreamIds,
     stall_limit: Duration,
     editor: Option<String>,
+    ssh: Option<SshEndpoint>,
 }
 
 /// All routes, over `control`.
@@ -83,6 +88,7 @@ pub fn router(control: Arc<ControlPlane>, config: EdgeConfig) -> Router {
         entropy: config.entropy,
         stall_limit: config.stall_limit,
         editor: config.editor,
+        ssh: config.ssh,
     });
     Router::new()
         .route("/healthz", get(healthz))

@@ -26,9 +26,9 @@ CREATE TABLE exposures (
 
 CREATE INDEX exposures_sandbox ON exposures (sandbox);
 
--- User names that open a shell: who knows one may enter.
+-- User names that open a shell: who knows one may enter, so only their hashes are kept.
 CREATE TABLE ssh_users (
-    username   TEXT NOT NULL PRIMARY KEY,
+    sha256     TEXT NOT NULL PRIMARY KEY,
     sandbox    TEXT NOT NULL REFERENCES sandboxes (id),
     created_at INTEGER NOT NULL
 ) STRICT;

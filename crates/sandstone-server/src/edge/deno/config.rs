@@ -115,13 +115,11 @@ fn refuse_what_is_not_offered<'a>(
         (_, None) => false,
         // An empty list of secrets asks for nothing; an empty `allow_net` forbids everything.
         ("secrets", Some(Value::Object(secrets))) => !secrets.is_empty(),
-        ("ssh", Some(Value::Bool(wanted))) => *wanted,
         _ => true,
     };
     let offers = [
         ("allow_net", "restricting a sandbox's network"),
         ("secrets", "secrets"),
-        ("ssh", "SSH"),
         ("port", "exposing a port"),
     ];
     match offers.into_iter().find(|(name, _)| is_asked_for(name)) {
@@ -360,7 +358,6 @@ mod tests {
             ("allow_net", json!([])),
             ("allow_net", json!(["example.com"])),
             ("secrets", json!({"A": {"hosts": ["x"], "value": "y"}})),
-            ("ssh", json!(true)),
             ("port", json!(8000)),
         ] {
             let error = read_json(&json!({ name: value })).unwrap_err();

@@ -63,6 +63,7 @@ mod session;
 mod signals;
 mod snapshots;
 mod socket;
+mod ssh;
 mod streams;
 mod unsupported;
 mod uploads;
@@ -105,6 +106,7 @@ pub(super) fn routes() -> Router<Arc<Edge>> {
             delete(sandboxes::kill).patch(sandboxes::extend),
         )
         .route("/api/v3/sandboxes/{id}", delete(sandboxes::kill))
+        .route("/api/v3/sandbox/{id}/expose/ssh", post(ssh::expose))
         .merge(unsupported::routes())
         .merge(sockets)
 }

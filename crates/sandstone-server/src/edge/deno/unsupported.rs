@@ -17,7 +17,6 @@ use super::vscode;
 pub(super) fn routes() -> Router<Arc<Edge>> {
     let mut router = Router::new()
         .route("/api/v3/sandbox/{id}/expose/http", post(expose_http))
-        .route("/api/v3/sandbox/{id}/expose/ssh", post(expose_ssh))
         .route("/api/v3/sandbox/{id}/expose/vscode", post(expose_vscode))
         .route("/api/v2/sandboxes/{id}/deploy", post(apps));
     for noun in ["apps", "revisions", "layers", "timelines"] {
@@ -38,10 +37,6 @@ fn not_supported(what: &str) -> Reject {
 
 async fn expose_http(_: Caller) -> Reject {
     not_supported("exposing HTTP yet")
-}
-
-async fn expose_ssh(_: Caller) -> Reject {
-    not_supported("exposing SSH yet")
 }
 
 async fn expose_vscode(State(edge): State<Arc<Edge>>, _: Caller) -> Reject {

@@ -8,6 +8,7 @@ mod archive;
 mod files;
 mod pool;
 mod snapshots;
+mod ssh;
 mod volumes;
 
 use std::sync::Arc;
@@ -29,6 +30,7 @@ pub(super) fn routes() -> Router<Arc<Edge>> {
         .merge(archive::routes())
         .merge(files::routes())
         .merge(pool::routes())
+        .merge(ssh::routes())
 }
 
 /// A part of a list.

@@ -26,6 +26,7 @@ use super::agent::{self, FakeAgent};
 use super::client::{Answer, Socket, request};
 use crate::control::{ControlConfig, ControlPlane, Token, admit};
 use crate::edge::{EdgeConfig, router, serve};
+use crate::ssh::SshEndpoint;
 
 pub(super) const TOKEN: &str = "ddo_0123456789abcdef";
 const BEARER: (&str, &str) = ("authorization", "Bearer ddo_0123456789abcdef");
@@ -235,6 +236,10 @@ impl Harness {
             editor: None,
             clock: clock.clone(),
             entropy,
+            ssh: Some(SshEndpoint {
+                hostname: "ssh.example.com".to_owned(),
+                port: 2222,
+            }),
         };
         let listener = TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
         let address = listener.local_addr().unwrap();

@@ -84,6 +84,12 @@ async fn what_is_not_there_is_said_in_json() {
             501,
             "NOT_SUPPORTED",
         ),
+        (
+            "POST",
+            "/api/v3/sandbox/x/expose/ssh",
+            404,
+            "SANDBOX_NOT_FOUND",
+        ),
         ("DELETE", "/api/v3/sandbox/x", 404, "SANDBOX_NOT_FOUND"),
         (
             "DELETE",
