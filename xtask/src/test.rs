@@ -194,7 +194,12 @@ fn sdk_suites(arguments: &Arguments, counts: &mut Counts) -> Result<()> {
     if let Some(filter) = &arguments.filter {
         node.args(["--test-name-pattern", filter]);
     }
-    node.args(["volumes.test.mjs", "sandbox.test.mjs", "snapshots.test.mjs"]);
+    node.args([
+        "volumes.test.mjs",
+        "sandbox.test.mjs",
+        "snapshots.test.mjs",
+        "ssh.test.mjs",
+    ]);
     let node = unless_filtered(any, counted(&mut node, counts));
 
     heading("Python SDK, and servers that are stopped and killed");

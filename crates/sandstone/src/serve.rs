@@ -142,8 +142,8 @@ enum GuestTrustChoice {
 
 /// Runs the server until SIGTERM or SIGINT.
 pub(crate) fn run(arguments: ServeArguments) -> anyhow::Result<()> {
-    let filter = EnvFilter::try_from_env("SANDSTONE_LOG")
-        .unwrap_or_else(|_| EnvFilter::new(DEFAULT_LOG));
+    let filter =
+        EnvFilter::try_from_env("SANDSTONE_LOG").unwrap_or_else(|_| EnvFilter::new(DEFAULT_LOG));
     tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_writer(std::io::stderr)
@@ -231,7 +231,8 @@ async fn serve(arguments: ServeArguments) -> anyhow::Result<()> {
     };
     let router = edge::router(control.clone(), config);
     let ssh = ssh.map(|ssh| {
-        let serving = sandstone_server::ssh::serve(ssh.listener, control.clone(), ssh.key, stop.clone());
+        let serving =
+            sandstone_server::ssh::serve(ssh.listener, control.clone(), ssh.key, stop.clone());
         tokio::spawn(serving)
     });
     let edge = tokio::spawn(edge::serve(listener, router, stop.clone()));

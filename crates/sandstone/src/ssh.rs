@@ -21,7 +21,12 @@ const ADDRESS_FILE: &str = "ssh-address";
 pub(crate) struct SshArguments {
     /// Address to listen on for SSH into sandboxes, or `none`. Port 0 takes any free one and
     /// writes it to DATA_DIR/ssh-address.
-    #[arg(long, env = "SANDSTONE_SSH_LISTEN", value_name = "ADDRESS", default_value = "127.0.0.1:2222")]
+    #[arg(
+        long,
+        env = "SANDSTONE_SSH_LISTEN",
+        value_name = "ADDRESS",
+        default_value = "127.0.0.1:2222"
+    )]
     ssh_listen: Listen,
     /// Host name that clients are told to use for SSH; the address listened on when absent.
     #[arg(long, env = "SANDSTONE_SSH_HOST", value_name = "NAME")]
@@ -70,9 +75,7 @@ pub(crate) async fn listen(
     };
     let key = host_key(data, entropy)?;
     let listener = TcpListener::bind(wanted).await.with_context(|| {
-        format!(
-            "cannot listen on {wanted} for SSH; --ssh-listen takes another address, or `none`"
-        )
+        format!("cannot listen on {wanted} for SSH; --ssh-listen takes another address, or `none`")
     })?;
     let address = listener.local_addr()?;
     data.write(ADDRESS_FILE, &format!("{address}\n"), 0o644)?;
@@ -109,7 +112,10 @@ fn host_key(data: &DataDir, entropy: &dyn Entropy) -> anyhow::Result<HostKey> {
     if let Some(text) = data.read(KEY_FILE)? {
         return HostKey::parse(&text).with_context(|| {
             let path = data.path().join(KEY_FILE);
-            format!("{} is damaged; without it a new key is made", path.display())
+            format!(
+                "{} is damaged; without it a new key is made",
+                path.display()
+            )
         });
     }
     let key = HostKey::generate(entropy);

@@ -478,7 +478,12 @@ mod tests {
         assert_eq!(tcp_target("::1", 80), Some(DialTarget::Port(80)));
         let host = DialTarget::Host("example.com".to_owned(), 65535);
         assert_eq!(tcp_target("example.com", 65535), Some(host));
-        for (name, port) in [("a", 0), ("a", 65536), ("a\0b", 80), (&*"a".repeat(256), 80)] {
+        for (name, port) in [
+            ("a", 0),
+            ("a", 65536),
+            ("a\0b", 80),
+            (&*"a".repeat(256), 80),
+        ] {
             assert_eq!(tcp_target(name, port), None, "{name:?} {port}");
         }
         let path = DialTarget::Unix("/tmp/x".to_owned());

@@ -90,7 +90,12 @@ mod tests {
     #[test]
     fn nonsense_is_no_key() {
         let text = HostKey::generate(&Sevens).reveal().unwrap();
-        for bad in ["", "nonsense", &text[..text.len() / 2], &text.to_lowercase()] {
+        for bad in [
+            "",
+            "nonsense",
+            &text[..text.len() / 2],
+            &text.to_lowercase(),
+        ] {
             assert!(HostKey::parse(bad).is_err(), "{bad:?}");
         }
     }

@@ -160,7 +160,10 @@ pub async fn serve(
     drop(listener);
     connections.close();
     // Each connection hears of the stop by itself and is bounded.
-    if timeout(2 * GOODBYE_LIMIT, connections.wait()).await.is_err() {
+    if timeout(2 * GOODBYE_LIMIT, connections.wait())
+        .await
+        .is_err()
+    {
         tracing::warn!("gave up waiting for SSH connections to end");
     }
 }
@@ -212,7 +215,12 @@ fn config(key: &HostKey) -> Config {
 
 impl Server {
     /// One connection from its first byte to its last.
-    async fn connection(self: Arc<Self>, stream: TcpStream, peer: SocketAddr, stop: CancellationToken) {
+    async fn connection(
+        self: Arc<Self>,
+        stream: TcpStream,
+        peer: SocketAddr,
+        stop: CancellationToken,
+    ) {
         let Some(place) = self.admission.stranger(peer.ip()) else {
             tracing::debug!(%peer, "too many SSH connections that are not logged in");
             return;

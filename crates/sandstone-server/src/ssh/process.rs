@@ -311,14 +311,11 @@ async fn follow(
     let has_terminal = stderr.is_none();
     let progress = Progress::default();
     let printing = async {
-        tokio::join!(
-            pump(stdout, output, None, &progress),
-            async {
-                if let Some(stderr) = stderr {
-                    pump(stderr, output, Some(STDERR), &progress).await;
-                }
-            },
-        );
+        tokio::join!(pump(stdout, output, None, &progress), async {
+            if let Some(stderr) = stderr {
+                pump(stderr, output, Some(STDERR), &progress).await;
+            }
+        },);
     };
     let mut printing = std::pin::pin!(printing);
     let mut is_printed = false;
@@ -455,11 +452,23 @@ mod tests {
         assert!(!setup.set_terminal("a b", SIZE));
         assert!(setup.set_terminal("xterm", SIZE));
         assert!(!setup.set_terminal("xterm", SIZE));
-        assert!(setup.resize(TerminalSize { columns: 1, rows: 2 }));
+        assert!(setup.resize(TerminalSize {
+            columns: 1,
+            rows: 2
+        }));
         let spawn = setup.spawn(&Program::Shell);
-        assert_eq!((spawn.command.as_str(), spawn.args), ("bash", vec!["-l".to_owned()]));
+        assert_eq!(
+            (spawn.command.as_str(), spawn.args),
+            ("bash", vec!["-l".to_owned()])
+        );
         assert_eq!(spawn.environment["TERM"], "xterm");
-        assert_eq!(spawn.terminal, Some(TerminalSize { columns: 1, rows: 2 }));
+        assert_eq!(
+            spawn.terminal,
+            Some(TerminalSize {
+                columns: 1,
+                rows: 2
+            })
+        );
     }
 
     #[test]
