@@ -253,6 +253,12 @@ impl Connection {
                     .signal(pid, signal)
                     .map_err(|errno| failure(errno, format_args!("signal {signal} to {pid}"))),
             ),
+            Request::HangUp { pid } => done(
+                agent
+                    .processes
+                    .hang_up(pid)
+                    .map_err(|errno| failure(errno, format_args!("hang up {pid}"))),
+            ),
             Request::Wait { pid } => match agent.processes.wait(pid, &self.mailbox, id) {
                 Ok(()) => return Ok(()),
                 Err(errno) => Err(failure(errno, format_args!("wait for process {pid}"))),
@@ -511,6 +517,7 @@ fn streams_of(request: &Request) -> Vec<StreamId> {
         | Request::Resize { .. }
         | Request::Wait { .. }
         | Request::Kill { .. }
+        | Request::HangUp { .. }
         | Request::ReadDir { .. }
         | Request::MakeDir { .. }
         | Request::Remove { .. }

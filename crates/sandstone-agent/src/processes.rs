@@ -16,7 +16,7 @@ use std::sync::{Arc, Condvar, Mutex, PoisonError, Weak};
 use std::time::Duration;
 
 use rustix::io::Errno;
-use rustix::process::{Pid, WaitId, WaitIdOptions};
+use rustix::process::{Pid, Signal, WaitId, WaitIdOptions, kill_process_group};
 use sandstone_protocol::message::{ExitStatus, TerminalSize};
 
 use crate::lock::lock;
@@ -179,12 +179,16 @@ impl Processes {
     /// `ESRCH` when it does not, `EINVAL` for a number that is no signal.
     pub(crate) fn signal(&self, pid: u32, signal: i32) -> Result<(), Errno> {
         let table = lock(&self.table);
-        match table.entries.get(&pid) {
-            Some(Process { status: None, .. }) => {}
-            _ => return Err(Errno::SRCH),
-        }
-        let pid = Pid::from_raw(pid.cast_signed()).ok_or(Errno::SRCH)?;
-        send_signal(pid, signal)
+        send_signal(table.running(pid)?, signal)
+    }
+
+    /// Sends SIGHUP to a process that runs and to what it has started in its group.
+    ///
+    /// # Errors
+    /// `ESRCH` when it does not run.
+    pub(crate) fn hang_up(&self, pid: u32) -> Result<(), Errno> {
+        let table = lock(&self.table);
+        kill_process_group(table.running(pid)?, Signal::HUP)
     }
 
     /// Records the terminal of a process that was started with one.
@@ -251,6 +255,16 @@ impl Processes {
 }
 
 impl Table {
+    /// The process with this id, if it runs. That stays so while the table is locked.
+    fn running(&self, pid: u32) -> Result<Pid, Errno> {
+        match self.entries.get(&pid) {
+            Some(Process { status: None, .. }) => {
+                Pid::from_raw(pid.cast_signed()).ok_or(Errno::SRCH)
+            }
+            _ => Err(Errno::SRCH),
+        }
+    }
+
     fn is(&self, pid: u32, serial: u64) -> bool {
         self.entries
             .get(&pid)

@@ -36,6 +36,12 @@ pub enum Request {
         /// Signal number.
         signal: i32,
     },
+    /// Sends SIGHUP to a spawned process and to all others of its process group, which it leads:
+    /// who started it is gone. Reply: [`Answer::Done`]; `ESRCH` when it has exited.
+    HangUp {
+        /// Process id as seen inside the sandbox.
+        pid: u32,
+    },
     /// Connects to a server inside the sandbox. Reply: [`Answer::Done`] once it is connected; from
     /// then on what comes from `source` is sent to it, and what it sends goes to `sink`. The end
     /// of either direction leaves the other open; a reset of either ends both. The connection is

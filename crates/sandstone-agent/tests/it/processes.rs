@@ -177,6 +177,27 @@ fn signals_reach_their_process_only() {
 }
 
 #[test]
+fn hanging_up_reaches_the_whole_group() {
+    let (_sandbox, mut host) = Sandbox::start();
+    let script = "sleep 1001 & setsid sleep 1002 & echo ready; wait";
+    let process = host.spawn(shell(script));
+    let running = |host: &mut crate::harness::Host| host.shell("pgrep -a sleep | cut -d' ' -f3");
+    let deadline = Instant::now() + Duration::from_secs(20);
+    while running(&mut host) != "1001\n1002\n" {
+        assert!(Instant::now() < deadline);
+    }
+    let pid = process.pid;
+    assert_eq!(host.call(Request::HangUp { pid }), Ok(Answer::Done));
+    assert_eq!(host.wait(pid), killed(1));
+    while running(&mut host) != "1002\n" {
+        assert!(Instant::now() < deadline);
+    }
+    for nobody in [pid, 0, 1, u32::MAX] {
+        assert_eq!(host.refused(Request::HangUp { pid: nobody }).0, libc::ESRCH);
+    }
+}
+
+#[test]
 fn orphans_are_reaped() {
     let (_sandbox, mut host) = Sandbox::start();
     host.shell("for i in 1 2 3 4 5; do (sleep 0.0$i &) ; done; setsid true &");

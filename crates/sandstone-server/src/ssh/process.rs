@@ -183,9 +183,9 @@ impl Session {
                 tokio::select! {
                     status = &mut following => status,
                     () = closed.cancelled() => {
-                        let hangup = Request::Kill { pid, signal: signal::HANGUP };
                         // It may have exited, and the sandbox may be gone.
-                        let _ = timeout(CALL_LIMIT, agent.call(hangup)).await;
+                        let hang_up = agent.call(Request::HangUp { pid });
+                        let _ = timeout(CALL_LIMIT, hang_up).await;
                         return;
                     }
                 }

@@ -19,9 +19,6 @@ const NAMES: [(&str, i32); 13] = [
     ("USR2", 12),
 ];
 
-/// What a client's processes get when it is gone.
-pub(super) const HANGUP: i32 = 1;
-
 /// The number of a signal that a client sends, if it has one.
 pub(super) fn number(signal: &Sig) -> Option<i32> {
     let name = match signal {
