@@ -253,8 +253,9 @@ class Server(Api):
         self.token = (self.data / "admin-token").read_text().strip()
         return self
 
-    def stop(self, seconds: float = 60.0) -> None:
-        """SIGTERM; the server must end by itself, with status 0."""
+    def stop(self, seconds: float = 120.0) -> None:
+        """SIGTERM; the server must end by itself, with status 0. It allows itself 60 s for sandboxes
+        and their clean-up, and some more for its clients."""
         if self.process is None:
             return
         self.process.send_signal(signal.SIGTERM)

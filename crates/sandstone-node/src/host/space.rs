@@ -9,7 +9,8 @@
 //! writes it out, and it has to fit.
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::thread;
+use std::time::{Duration, Instant};
 
 use sandstone_node_api::{NodeError, Space};
 
@@ -32,6 +33,11 @@ const RESUME_MARGIN: u64 = 64 << 20;
 
 /// What writers cannot exceed, bytes a second: a good NVMe disk.
 const FASTEST: u64 = 3_000_000_000;
+/// How long something new waits for room: file systems free what was deleted, and write what was
+/// closed, in their own time.
+const ADMIT_PATIENCE: Duration = Duration::from_secs(2);
+/// Pause between two looks meanwhile.
+const ADMIT_PAUSE: Duration = Duration::from_millis(100);
 /// Shortest and longest time between two looks.
 const LOOK_MIN: Duration = Duration::from_millis(50);
 /// See [`LOOK_MIN`].
@@ -91,17 +97,24 @@ impl Host {
         Ok((space, space.free.saturating_sub(unwritten)))
     }
 
-    /// Whether something may begin that writes up to `needed` bytes by itself.
+    /// Whether something may begin that writes up to `needed` bytes by itself. Waits a moment for
+    /// room that is on its way back before it refuses.
     pub(super) fn admit(&self, needed: u64) -> Result<(), NodeError> {
-        let (space, room) = self.room()?;
-        if room >= space.low.saturating_add(needed) {
-            return Ok(());
+        let deadline = Instant::now() + ADMIT_PATIENCE;
+        loop {
+            let (space, room) = self.room()?;
+            if room >= space.low.saturating_add(needed) {
+                return Ok(());
+            }
+            if Instant::now() >= deadline {
+                return Err(NodeError::PoolFull(format!(
+                    "{} bytes are free, {room} when what is in memory is written; \
+                     {needed} are needed, and {} are kept free",
+                    space.free, space.low
+                )));
+            }
+            thread::sleep(ADMIT_PAUSE);
         }
-        Err(NodeError::PoolFull(format!(
-            "{room} bytes are free, {} are needed: {needed} for this, and {} are kept free",
-            space.low.saturating_add(needed),
-            space.low
-        )))
     }
 
     /// Holds writers up when there is no room, and lets them go on when there is. Returns when to
