@@ -6,6 +6,7 @@
 )]
 
 mod bench;
+mod conformance;
 mod http;
 mod leak;
 mod machine;

@@ -11,13 +11,20 @@ use crate::leak::HostState;
 use crate::report::{Counts, count};
 use crate::run::{cargo, clear, command, execute, heading, root, since, target, tee};
 use crate::server::{Server, Settings};
-use crate::{machine, tidy, tools};
+use crate::{conformance, machine, tidy, tools};
 
 /// What the kernel may still be doing when the last test has ended.
 const LEAK_PATIENCE: Duration = Duration::from_secs(10);
 /// The pools of the shared server, of two that live as long as the suite, and of the most that one
 /// module starts, bytes: 8, 4 and 3, 6 GiB.
 const POOLS: u64 = 22 << 30;
+/// The checks of every method, which run under both runtimes.
+const CONFORMANCE: [&str; 4] = [
+    "conformance_files.test.mjs",
+    "conformance_processes.test.mjs",
+    "conformance_sandbox.test.mjs",
+    "conformance_storage.test.mjs",
+];
 /// Longest start of the shared server: it makes its pool.
 const START_LIMIT: Duration = Duration::from_mins(2);
 
@@ -200,6 +207,7 @@ fn sdk_suites(arguments: &Arguments, counts: &mut Counts) -> Result<()> {
         "snapshots.test.mjs",
         "ssh.test.mjs",
     ]);
+    node.args(CONFORMANCE);
     let node = unless_filtered(any, counted(&mut node, counts));
 
     heading("Python SDK, and servers that are stopped and killed");
@@ -215,6 +223,9 @@ fn sdk_suites(arguments: &Arguments, counts: &mut Counts) -> Result<()> {
     deno.context("under Deno")?;
     node.context("under Node")?;
     pytest.context("under pytest")?;
+    if !any {
+        conformance::check(&scratch)?;
+    }
     clear(&scratch)
 }
 

@@ -8,6 +8,7 @@ use std::path::Path;
 use anyhow::{Context, Result, bail};
 use serde::Deserialize;
 
+use crate::conformance;
 use crate::run::{cargo, command, output, root};
 
 /// Which of our crates each of our crates may use.
@@ -127,6 +128,7 @@ pub(crate) fn check() -> Result<()> {
     let mut breaches = Vec::new();
     check_dependencies(&mut breaches)?;
     check_files(&mut breaches)?;
+    conformance::check_traps(&mut breaches)?;
     if !breaches.is_empty() {
         bail!(
             "{} breaches:\n  - {}",

@@ -83,6 +83,8 @@ pub(super) struct FakeNode {
     pub(super) is_unready: AtomicBool,
     /// How long a start takes, milliseconds.
     pub(super) start_ms: AtomicU64,
+    /// How long an end takes, milliseconds.
+    pub(super) stop_ms: AtomicU64,
 }
 
 impl FakeNode {
@@ -177,6 +179,8 @@ impl NodeApi for FakeNode {
     }
 
     async fn stop_sandbox(&self, id: SandboxId) -> Result<(), NodeError> {
+        let millis = self.stop_ms.load(Ordering::SeqCst);
+        tokio::time::sleep(Duration::from_millis(millis)).await;
         self.agents.lock().unwrap().remove(&id);
         Ok(())
     }

@@ -169,6 +169,28 @@ async fn trap_8_only_javascript_gets_a_pong() {
     assert!(python.is_silent_for(200).await);
 }
 
+/// How long the Python SDK waits for a REST call, and for the closing of its socket.
+const PYTHON_PATIENCE: Duration = Duration::from_secs(10);
+
+#[tokio::test]
+async fn trap_9_a_volume_that_is_slow_to_come_free_holds_nobody_up_for_ten_seconds() {
+    let harness = Harness::new().await;
+    harness.volume("slow").await;
+    let volumes = json!({"volumes": {"/data": "slow"}});
+    let (socket, _) = harness.create(&volumes, &[PYTHON]).await;
+    harness.node.stop_ms.store(15_000, Ordering::SeqCst);
+    let deletion = async {
+        // The sandbox is ending by then.
+        sleep(Duration::from_millis(200)).await;
+        harness.rest("DELETE", "/api/v2/volumes/slow", None).await
+    };
+    let both = timeout(PYTHON_PATIENCE, async {
+        tokio::join!(socket.close(), deletion)
+    });
+    let ((), deletion) = both.await.expect("the SDK has given up");
+    assert_eq!(deletion.status, 409, "{}", deletion.body);
+}
+
 #[tokio::test]
 async fn nonsense_closes_the_socket_with_a_code_of_its_own() {
     let harness = Harness::new().await;
