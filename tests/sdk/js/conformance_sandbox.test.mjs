@@ -324,10 +324,15 @@ check("sandbox.exposeVscode", async () => {
   assert.equal(await sandbox.sh`echo alive`.text(), "alive\n");
 });
 
-check("Sandbox.create({ allowNet })", () =>
-  withSandbox({ allowNet: [] }, async (one) => {
-    assert.notEqual((await bash(one, "curl -sm 3 http://192.0.2.1/")).code, 0);
-  }));
+check("Sandbox.create({ allowNet })", async () => {
+  // A server outside that sandboxes can reach.
+  const registry = new URL((await sandbox.sh`npm config get registry`.text()).trim());
+  const reaches = async (one) => (await bash(one, `curl -fsm 10 -o /dev/null ${registry.href}`)).code === 0;
+  assert.equal(await reaches(sandbox), true);
+  await withSandbox({ allowNet: [registry.host] }, async (one) => assert.equal(await reaches(one), true));
+  await withSandbox({ allowNet: ["example.com"] }, async (one) => assert.equal(await reaches(one), false));
+  await withSandbox({ allowNet: [] }, async (one) => assert.equal(await reaches(one), false));
+});
 
 check("Sandbox.create({ secrets })", () =>
   withSandbox({ secrets: { MY_SECRET: { hosts: ["api.example.com"], value: "the real value" } } }, async (one) => {

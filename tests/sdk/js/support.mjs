@@ -1,7 +1,12 @@
 // What the JavaScript tests share. They run under Deno's and under Node's test runner.
 import assert from "node:assert/strict";
+import { Buffer } from "node:buffer";
+import { execFile } from "node:child_process";
 import { randomBytes } from "node:crypto";
+import { readFile } from "node:fs/promises";
+import https from "node:https";
 import process from "node:process";
+import { promisify } from "node:util";
 import { Client, Sandbox } from "@deno/sandbox";
 
 export const SMALL = "300MB";
@@ -93,12 +98,40 @@ export async function waitUntil(what, condition, milliseconds = 15_000) {
   }
 }
 
-/** What an exposed name answers, from outside of the sandbox. */
+/**
+ * What an exposed name answers, from outside of the sandbox. No resolver knows the name, and the
+ * certificate comes from the server's own authority.
+ */
 export async function getExposed(url, headers = {}) {
-  throw new Error(`${url} ${headers}`);
+  const { hostname, host, port, pathname, search } = new URL(url);
+  const options = {
+    host: "127.0.0.1",
+    port: port || 443,
+    path: pathname + search,
+    headers: { host, ...headers },
+    servername: hostname,
+    ca: await readFile(process.env.SANDSTONE_TEST_EXPOSE_CA, "utf8"),
+    agent: false,
+  };
+  return await new Promise((resolve, reject) => {
+    https.get(options, (response) => {
+      const chunks = [];
+      response.on("data", (chunk) => chunks.push(chunk));
+      response.on("end", () => resolve({ status: response.statusCode, body: Buffer.concat(chunks).toString() }));
+      response.on("error", reject);
+    }).on("error", reject);
+  });
 }
 
-/** Runs a script over SSH, as the credentials of `exposeSsh` allow. */
-export async function sshOnce({ hostname, username }, script) {
-  throw new Error(`${hostname} ${username} ${script}`);
+/** Runs a script over SSH, as the credentials of `exposeSsh` allow. The SDK drops the port. */
+export async function sshOnce({ username }, script) {
+  const address = await readFile(`${process.env.SANDSTONE_TEST_DATA_DIR}/ssh-address`, "utf8");
+  const [host, port] = address.trim().split(":");
+  const options = ["BatchMode=yes", "StrictHostKeyChecking=no", "UserKnownHostsFile=/dev/null", "LogLevel=ERROR"];
+  const { stdout } = await promisify(execFile)(
+    "ssh",
+    ["-F", "none", ...options.flatMap((option) => ["-o", option]), "-p", port, `${username}@${host}`, script],
+    { timeout: 30_000 },
+  );
+  return stdout;
 }

@@ -6,6 +6,7 @@ import asyncio
 import re
 import time
 
+import httpx
 import pytest
 from conformance import World, check, fails
 from deno_sandbox.errors import AuthenticationError
@@ -317,8 +318,13 @@ async def _(w: World):
 
 @check("sdk.sandbox.create(allow_net=)")
 async def _(w: World):
-    async with w.sdk.sandbox.create(allow_net=[]) as one:
-        assert (await w.bash("curl -sm 3 http://192.0.2.1/", one))[0] != 0
+    # A server outside that sandboxes can reach.
+    registry = (await w.bash("npm config get registry"))[1].strip()
+    host = httpx.URL(registry).netloc.decode()
+    for allowed, reaches in [([host], True), (["example.com"], False), ([], False)]:
+        async with w.sdk.sandbox.create(allow_net=allowed) as one:
+            code, *_ = await w.bash(f"curl -fsm 10 -o /dev/null {registry}", one)
+            assert (code == 0) == reaches, allowed
 
 
 @check("sdk.sandbox.create(secrets=)")
