@@ -143,4 +143,6 @@ export const LOCAL = {
   "my-project/main.ts": "export {};",
   "source.txt": "source",
   "source-dir/file": "in a directory",
+  // A downloaded directory arrives in this one, under its own name.
+  "dest-dir/file": "",
 };

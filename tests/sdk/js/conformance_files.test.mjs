@@ -371,7 +371,8 @@ check("sandbox.fs.download", async () => {
   await fs.symlink("inner/data", `${root}/down/link`);
   await fs.download(`${root}/text`, `${local}/text`);
   assert.equal(await readFile(`${local}/text`, "utf8"), "text");
-  await fs.download(`${root}/down`, `${local}/down`);
+  // A directory arrives under its own name.
+  await fs.download(`${root}/down`, local);
   assert.ok((await readFile(`${local}/down/inner/data`)).equals(Buffer.from(data)));
   assert.ok(await readlink(`${local}/down/link`));
 });
