@@ -365,12 +365,12 @@ def exposed(url: str, headers: dict[str, str] | None = None) -> httpx.Response:
     the certificate comes from the server's own authority."""
     parts = httpx.URL(url)
     trust = ssl.create_default_context(cafile=setting("EXPOSE_CA"))
-    return httpx.get(
-        parts.copy_with(host="127.0.0.1"),
-        headers={"Host": parts.netloc.decode()} | (headers or {}),
-        extensions={"sni_hostname": parts.host},
-        verify=trust, trust_env=False, timeout=15,
-    )  # fmt: skip
+    with httpx.Client(verify=trust, trust_env=False, timeout=15) as client:
+        return client.get(
+            parts.copy_with(host="127.0.0.1"),
+            headers={"Host": parts.netloc.decode()} | (headers or {}),
+            extensions={"sni_hostname": parts.host},
+        )
 
 
 def ssh_once(access: dict, script: str) -> str:
