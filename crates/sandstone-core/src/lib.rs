@@ -10,6 +10,7 @@ mod denied;
 mod image;
 mod limits;
 mod mount_path;
+mod network;
 mod sandbox;
 mod snapshot;
 
@@ -23,5 +24,10 @@ pub use limits::{
     MEMORY_MIN, Memory, SANDBOXES_MAX, SandboxBounds, VOLUMES_PER_SANDBOX_MAX, VolumeCapacity,
 };
 pub use mount_path::{MountPath, MountPathError, check_mounts};
+pub use network::{
+    ALLOW_NET_MAX, HostName, HostPattern, NetworkPolicy, PatternError, Placeholder,
+    SECRET_HOSTS_MAX, SECRET_PORT, SECRET_VALUE_MAX_BYTES, SECRETS_MAX, Secret, SecretError,
+    SecretValue, Target,
+};
 pub use sandbox::{Lifetime, SandboxEvent, SandboxState, StopReason};
 pub use snapshot::{Consistency, Health, Usage};

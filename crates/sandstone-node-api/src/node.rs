@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use sandstone_api::{ImageId, SandboxId, SnapshotId, VolumeId};
-use sandstone_core::{Consistency, Memory, MountPath, Usage, VolumeCapacity};
+use sandstone_core::{Consistency, Memory, MountPath, NetworkPolicy, Usage, VolumeCapacity};
 use tokio::sync::mpsc;
 
 use crate::AgentClient;
@@ -96,6 +96,8 @@ pub struct SandboxSpec {
     pub mounts: Vec<Mount>,
     /// Variables for every process in it.
     pub environment: BTreeMap<String, String>,
+    /// What it may reach, and its secrets.
+    pub network: NetworkPolicy,
 }
 
 /// The root of a sandbox.
@@ -215,6 +217,10 @@ pub trait NodeApi: fmt::Debug + Send + Sync {
 
     /// Starts a sandbox; returns when its agent has answered. On an error nothing is left of it.
     async fn start_sandbox(&self, spec: &SandboxSpec) -> Result<(), NodeError>;
+
+    /// Serves the network of a running sandbox that an earlier server started; until then it
+    /// reaches nothing. Fine when it is served already, or has an open network.
+    async fn adopt_network(&self, id: SandboxId, network: &NetworkPolicy) -> Result<(), NodeError>;
 
     /// Ends a sandbox, running or not; returns when its volumes are on disk and released and
     /// nothing of it is left on the host.

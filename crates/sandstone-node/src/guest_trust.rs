@@ -8,7 +8,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::io;
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
@@ -18,6 +18,9 @@ use crate::image::mirrors;
 
 /// Where every program in a sandbox finds the certificate authorities.
 const GUEST_BUNDLE: &str = "/etc/ssl/certs/ca-certificates.crt";
+
+/// Where every program in a sandbox finds its name servers.
+const RESOLVER_FILE: &str = "/etc/resolv.conf";
 
 /// Port of the domain name system.
 const DNS_PORT: u16 = 53;
@@ -124,7 +127,7 @@ impl GuestTrust {
             .map(|address| format!("nameserver {address}\n"))
             .collect();
         Self {
-            files: vec![file("/etc/resolv.conf", text)],
+            files: vec![file(RESOLVER_FILE, text)],
             ..Self::default()
         }
     }
@@ -142,6 +145,34 @@ impl GuestTrust {
         trust.take_apt(host);
         trust.take_proxies(host);
         Ok(trust)
+    }
+
+    /// The same for a sandbox whose connections the node makes: it asks `name_server`, and uses no
+    /// proxy of the host's, which would make other connections for it. With `authority` it trusts
+    /// that as well.
+    pub(crate) fn behind_gate(mut self, name_server: Ipv4Addr, authority: Option<&str>) -> Self {
+        self.files.retain(|file| file.path != RESOLVER_FILE);
+        let text = format!("nameserver {name_server}\n");
+        self.files.push(file(RESOLVER_FILE, text));
+        for name in PROXY_VARIABLES {
+            self.environment.remove(name);
+        }
+        if let Some(authority) = authority {
+            let all = self.certificate_authorities.get_or_insert_default();
+            all.push_str(authority);
+            self.trust_bundle();
+        }
+        self
+    }
+
+    /// Tells programs that carry a list of authorities of their own, or read one directory, where
+    /// the system's bundle is.
+    fn trust_bundle(&mut self) {
+        for name in ["NODE_EXTRA_CA_CERTS", "REQUESTS_CA_BUNDLE", "SSL_CERT_FILE"] {
+            self.environment.insert(name.into(), GUEST_BUNDLE.into());
+        }
+        self.environment
+            .insert("DENO_TLS_CA_STORE".into(), "system".into());
     }
 
     fn take_name_servers(&mut self, host: &HostSettings) -> Result<(), GuestTrustError> {
@@ -168,7 +199,7 @@ impl GuestTrust {
                 kept.push_str(&format!("nameserver {server}\n"));
                 self.reachable.push((*server, DNS_PORT));
             }
-            self.files.push(file("/etc/resolv.conf", kept));
+            self.files.push(file(RESOLVER_FILE, kept));
             return Ok(());
         }
         Err(GuestTrustError::NoNameServer)

@@ -37,5 +37,6 @@ mod sys;
 
 pub use config::{Agent, RuntimeConfig, Shim};
 pub use error::Error;
+pub use network::closed::Doors;
 pub use runtime::{MountSpec, Prepared, RootTree, Running, Runtime, StartSpec};
 pub use shim::shim_main;

@@ -3,7 +3,9 @@
 use std::collections::HashSet;
 
 use sandstone_api::{IdSuffix, ImageId, Region, SandboxId, Slug, SnapshotId, VolumeId};
-use sandstone_core::{ImageState, Labels, Lifetime, Memory, MountPath, SandboxState, Timestamp};
+use sandstone_core::{
+    ImageState, Labels, Lifetime, Memory, MountPath, NetworkPolicy, SandboxState, Timestamp,
+};
 use sqlx::SqliteConnection;
 
 use crate::attachment::Place;
@@ -15,7 +17,7 @@ use crate::sandbox::{CLIENT, MAINTENANCE, SESSION, UNTIL};
 use crate::snapshot::Snapshot;
 use crate::store::commit;
 use crate::volume::{self, Volume};
-use crate::{Store, StoreError, attachment, image, label};
+use crate::{Store, StoreError, attachment, image, label, network};
 
 /// A sandbox to begin.
 #[derive(Debug, Clone)]
@@ -43,6 +45,8 @@ pub struct NewSandbox {
     pub root: Option<String>,
     /// Where to mount which volumes, by id or slug.
     pub volumes: Vec<(MountPath, String)>,
+    /// What it may reach, and its secrets.
+    pub network: NetworkPolicy,
 }
 
 /// A sandbox that was begun: its volumes are reserved for it.
@@ -108,6 +112,7 @@ impl Store {
             },
         };
         insert(&mut transaction, id, &row, now).await?;
+        network::record(&mut transaction, id, &new.network).await?;
         if let BegunRoot::Volume(volume) = images.root {
             attachment::reserve(&mut transaction, volume, id, &Place::Root, now).await?;
         }

@@ -28,6 +28,7 @@ mod image;
 mod image_life;
 mod label;
 mod measure;
+mod network;
 mod organisation;
 mod row;
 mod sandbox;

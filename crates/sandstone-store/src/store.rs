@@ -58,6 +58,8 @@ impl Store {
             // each one is synced.
             .synchronous(SqliteSynchronous::Full)
             .foreign_keys(true)
+            // Secrets are overwritten when they go, not only unlinked.
+            .pragma("secure_delete", "on")
             .busy_timeout(BUSY_LIMIT);
         let writer = SqlitePoolOptions::new()
             .max_connections(1)

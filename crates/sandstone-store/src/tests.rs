@@ -8,6 +8,7 @@ mod history;
 mod image;
 mod measure;
 mod migration;
+mod network;
 mod organisation;
 mod purge;
 mod race;

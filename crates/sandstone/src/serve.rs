@@ -189,7 +189,7 @@ async fn serve(arguments: ServeArguments) -> anyhow::Result<()> {
         .with_context(|| format!("cannot listen on {}", arguments.listen))?;
     let address = listener.local_addr()?;
     let ssh = ssh::listen(&arguments.ssh, &data, &*entropy).await?;
-    let node = Node::start(node, entropy.clone());
+    let node = Node::start(node, clock.clone(), entropy.clone());
     let control = ControlPlane::new(
         store.clone(),
         node.clone() as Arc<dyn NodeApi>,

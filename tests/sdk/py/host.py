@@ -130,3 +130,8 @@ def growth(before: dict[str, int], after: dict[str, int]) -> dict[str, str]:
         for kind in before
         if after[kind] - before[kind] > SLACK.get(kind, 0)
     }
+
+
+def scan_memory(program: str, halves: list[str], pids: list[str]) -> list[str]:
+    """Runs a scan of these processes' memory as root of the host; what it printed."""
+    return _lines("python3", "-c", program, *halves, *pids)[0].split()

@@ -6,9 +6,11 @@ mod sandbox;
 mod space;
 
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 use sandstone_api::{ImageId, SandboxId};
+use sandstone_egress::Egress;
 use sandstone_node_api::NodeError;
 use sandstone_runtime::Runtime;
 use sandstone_storage::{Pool, StorageError};
@@ -46,6 +48,7 @@ pub(crate) struct Host {
     pub(crate) pool: Pool,
     pub(crate) runtime: Runtime,
     pub(crate) records: Records,
+    pub(crate) egress: Arc<Egress>,
     /// Base image in the pool that sandboxes start from.
     pub(crate) base: String,
     /// Directory of the agents' sockets. Short: a unix socket's path has at most 107 bytes.

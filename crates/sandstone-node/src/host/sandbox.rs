@@ -6,7 +6,7 @@ use std::os::fd::OwnedFd;
 use sandstone_api::{ImageId, SandboxId, VolumeId};
 use sandstone_crash::Point;
 use sandstone_node_api::{NodeError, Root, SandboxSpec};
-use sandstone_runtime::{MountSpec, Prepared, RootTree, StartSpec};
+use sandstone_runtime::{Doors, MountSpec, Prepared, RootTree, StartSpec};
 use sandstone_storage::{StorageError, VolumeUse};
 
 use super::{ABANDONED_LIMIT, Host, Laps, RELEASE_LIMIT, failed, of_image, of_pool};
@@ -97,13 +97,13 @@ impl Host {
     }
 
     /// Starts a sandbox; returns when the agent has been executed. `scratch` is the writable layer
-    /// of a root that needs one.
+    /// of a root that needs one. One whose network has a policy comes out at the doors returned.
     pub(crate) fn start(
         &self,
         spec: &SandboxSpec,
         prepared: Prepared,
         scratch: Option<Scratch>,
-    ) -> Result<(), NodeError> {
+    ) -> Result<Option<Doors>, NodeError> {
         let (scratch, layer) = scratch.map(|scratch| (scratch.name, scratch.mount)).unzip();
         let record = Record {
             id: spec.id,
@@ -137,7 +137,7 @@ impl Host {
         mut record: Record,
         prepared: Prepared,
         layer: Option<OwnedFd>,
-    ) -> Result<(), NodeError> {
+    ) -> Result<Option<Doors>, NodeError> {
         let mut laps = Laps::start();
         let attached = self.attach(spec, &mut record);
         // These are this sandbox's to release; the others somebody else may hold.
@@ -173,11 +173,35 @@ impl Host {
             agent_socket: self.socket(spec.id),
             name,
         };
+        let doors = match self.close_network(spec, &prepared) {
+            Ok(doors) => doors,
+            Err(error) => {
+                drop(start);
+                self.warn_of(self.discard(prepared));
+                return Err(error);
+            }
+        };
+        laps.lap("network closed");
         self.runtime
             .start(prepared, start)
             .map_err(|error| failed(format!("starting sandbox {}", spec.id), error))?;
         laps.lap("agent executed");
-        Ok(())
+        Ok(doors)
+    }
+
+    /// Takes the sandbox's network away if it has a policy.
+    fn close_network(
+        &self,
+        spec: &SandboxSpec,
+        prepared: &Prepared,
+    ) -> Result<Option<Doors>, NodeError> {
+        if spec.network.is_open() {
+            return Ok(None);
+        }
+        let doors = self.runtime.close_network(prepared);
+        doors
+            .map(Some)
+            .map_err(|error| failed(format!("closing the network of {}", spec.id), error))
     }
 
     /// Mounts what the sandbox is to see, and says in `record` which volumes that attached.

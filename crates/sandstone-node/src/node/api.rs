@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
 use sandstone_api::{ImageId, SandboxId, SnapshotId, VolumeId};
-use sandstone_core::VolumeCapacity;
+use sandstone_core::{NetworkPolicy, VolumeCapacity};
 use sandstone_node_api::{
     AgentClient, Copied, Images, Measured, NodeApi, NodeError, NodeEvent, Readiness, SandboxSpec,
     SnapshotSpec, Space, VolumeSpec,
@@ -125,11 +125,19 @@ impl NodeApi for Node {
         started
     }
 
+    async fn adopt_network(&self, id: SandboxId, network: &NetworkPolicy) -> Result<(), NodeError> {
+        let host = self.host()?;
+        let turn = self.turn(id);
+        let _turn = turn.lock().await;
+        self.adopt_gate(host, id, network).await
+    }
+
     async fn stop_sandbox(&self, id: SandboxId) -> Result<(), NodeError> {
         let host = self.host()?;
         let turn = self.turn(id);
         let guard = turn.lock().await;
         lock(&self.agents).remove(&id);
+        self.close_gate(id).await;
         let stopped = blocking(move || host.stop(id)).await;
         drop(guard);
         if stopped.is_ok() {
@@ -165,6 +173,7 @@ impl NodeApi for Node {
         host.pool.interrupt();
         let idle = tokio::time::timeout(LONG_WORK_LIMIT, self.long_work.lock()).await;
         lock(&self.agents).clear();
+        self.close_gates().await;
         let (warm, spare) = self.warm.drain();
         let closable = idle.is_ok();
         blocking(move || {

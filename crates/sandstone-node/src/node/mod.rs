@@ -1,6 +1,7 @@
 //! The node: the asynchronous face of [`Host`].
 
 mod api;
+mod network;
 mod sandbox;
 mod upkeep;
 
@@ -9,7 +10,9 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use sandstone_api::{IdSuffix, SandboxId};
-use sandstone_core::Entropy;
+use sandstone_authority::Authority;
+use sandstone_core::{Clock, Entropy};
+use sandstone_egress::{Egress, Gate};
 use sandstone_node_api::{AgentClient, Chain, NodeApi, NodeError, NodeEvent, Readiness};
 use sandstone_runtime::{Agent, Runtime, RuntimeConfig, Shim};
 use sandstone_storage::{Pool, PoolConfig};
@@ -60,10 +63,13 @@ pub struct Node {
     warm: Arc<WarmPool>,
     /// How many sandboxes are being started.
     starting: watch::Sender<usize>,
+    clock: Arc<dyn Clock>,
     entropy: Arc<dyn Entropy>,
     agents: Mutex<HashMap<SandboxId, Arc<AgentClient>>>,
     /// The sandboxes whose ends are reported.
     watched: Mutex<HashSet<SandboxId>>,
+    /// Who stands at the doors of sandboxes whose network has a policy.
+    gates: Mutex<HashMap<SandboxId, Gate>>,
     /// Serialises starting and stopping of each sandbox.
     turns: Mutex<HashMap<SandboxId, Arc<tokio::sync::Mutex<()>>>>,
     /// Held by what reads or writes a whole image.
@@ -86,15 +92,21 @@ impl Node {
     /// Starts a node. It prepares itself in the background; [`NodeApi::readiness`] tells how far
     /// it is.
     #[must_use]
-    pub fn start(config: NodeConfig, entropy: Arc<dyn Entropy>) -> Arc<Self> {
+    pub fn start(
+        config: NodeConfig,
+        clock: Arc<dyn Clock>,
+        entropy: Arc<dyn Entropy>,
+    ) -> Arc<Self> {
         let (events, events_out) = mpsc::channel(EVENTS_MAX);
         let node = Arc::new(Self {
             warm: Arc::new(WarmPool::new(config.warm)),
             starting: watch::Sender::new(0),
             config,
             phase: watch::Sender::new(Phase::Preparing("starting".to_owned())),
+            clock,
             entropy,
             agents: Mutex::default(),
+            gates: Mutex::default(),
             watched: Mutex::default(),
             long_work: Arc::default(),
             turns: Mutex::default(),
@@ -186,12 +198,14 @@ impl Node {
             allow_private: config.guest.reachable.clone(),
         })
         .map_err(|error| failed("opening the runtime", error))?;
+        let egress = self.open_egress()?;
         let records = Records::open(&config.data_dir.join("sandboxes"))
             .map_err(|error| failed("opening the records", error))?;
         let host = Host {
             pool,
             runtime,
             records,
+            egress,
             base,
             sockets,
             limits: config.limits.clone(),
@@ -200,6 +214,21 @@ impl Node {
         step("tidying up after an earlier server");
         host.sweep()?;
         Ok(host)
+    }
+
+    /// What makes connections for sandboxes whose network has a policy.
+    fn open_egress(&self) -> Result<Arc<Egress>, NodeError> {
+        let directory = self.config.data_dir.join("authority");
+        std::fs::create_dir_all(&directory)
+            .map_err(|error| failed(format!("making {}", directory.display()), error))?;
+        let name = format!("Sandstone egress {}", self.config.instance);
+        let authority = Authority::open(&directory, "egress", &name)
+            .map_err(|error| failed("opening the authority for sandboxes' secrets", error))?;
+        Ok(Egress::new(
+            Arc::new(authority),
+            self.clock.clone(),
+            self.config.guest.reachable.clone(),
+        ))
     }
 
     fn open_pool(&self) -> Result<Pool, NodeError> {

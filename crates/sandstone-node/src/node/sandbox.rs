@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use sandstone_api::SandboxId;
 use sandstone_node_api::{AgentClient, Chain, NodeError, NodeEvent, Root, SandboxSpec};
 use sandstone_protocol::message::{Configure, Request};
+use sandstone_runtime::Doors;
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 use tokio::net::UnixStream;
@@ -25,13 +26,14 @@ impl Node {
         host: Arc<Host>,
         spec: &SandboxSpec,
     ) -> Result<(), NodeError> {
-        {
+        let doors = {
             let (host, spec, warm) = (host.clone(), spec.clone(), self.warm.clone());
             let scratch_name = self.scratch_name();
-            blocking(move || execute(&host, &spec, &warm, scratch_name)).await?;
-        }
+            blocking(move || execute(&host, &spec, &warm, scratch_name)).await?
+        };
         let begun = Instant::now();
-        let configured = tokio::time::timeout(CONFIGURE_LIMIT, self.configure(&host, spec)).await;
+        let configured =
+            tokio::time::timeout(CONFIGURE_LIMIT, self.configure(&host, spec, doors)).await;
         tracing::debug!(
             step = "interior prepared",
             took_us = begun.elapsed().as_micros()
@@ -40,6 +42,7 @@ impl Node {
             Ok(Ok(())) => {}
             outcome => {
                 lock(&self.agents).remove(&spec.id);
+                self.close_gate(spec.id).await;
                 let id = spec.id;
                 if let Err(error) = blocking(move || host.stop(id)).await {
                     tracing::warn!(sandbox.id = %id, error = %Chain(&error), "not gone yet");
@@ -56,18 +59,26 @@ impl Node {
         self.watch(&host, spec.id)
     }
 
-    async fn configure(&self, host: &Host, spec: &SandboxSpec) -> Result<(), NodeError> {
+    async fn configure(
+        &self,
+        host: &Host,
+        spec: &SandboxSpec,
+        doors: Option<Doors>,
+    ) -> Result<(), NodeError> {
+        if let Some(doors) = doors {
+            self.open_gate(host, spec.id, &spec.network, doors)?;
+        }
         let agent = self.connect(host, spec.id).await?;
-        let guest = &self.config.guest;
-        let mut environment = guest.environment.clone();
+        let guest = self.guest(host, &spec.network);
+        let mut environment = guest.environment;
         environment.extend(spec.environment.clone());
         let configure = Configure {
             user: "app".to_owned(),
             hostname: spec.id.suffix().to_owned(),
             working_directory: "/home/app".to_owned(),
             environment,
-            files: guest.files.clone(),
-            certificate_authorities: guest.certificate_authorities.clone(),
+            files: guest.files,
+            certificate_authorities: guest.certificate_authorities,
         };
         agent
             .call(Request::Configure(configure))
@@ -149,7 +160,7 @@ fn execute(
     spec: &SandboxSpec,
     warm: &WarmPool,
     scratch_name: String,
-) -> Result<(), NodeError> {
+) -> Result<Option<Doors>, NodeError> {
     host.admit_sandbox()?;
     let (prepared, spare) = match warm.take() {
         Some(warm) => (warm.prepared, Some(warm.scratch)),

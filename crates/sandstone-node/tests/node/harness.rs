@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use sandstone_api::{ByteSize, IdSuffix, ImageId, Region, SandboxId, SnapshotId, VolumeId};
-use sandstone_core::{Entropy, Memory, MountPath, VolumeCapacity};
+use sandstone_core::{Clock, Entropy, Memory, MountPath, Timestamp, VolumeCapacity};
 use sandstone_node::{GuestTrust, Node, NodeConfig, SandboxLimits, Shim, public_name_servers};
 use sandstone_node_api::{
     AgentClient, Mount, NodeApi, Readiness, Root, SandboxSpec, VolumeSource, VolumeSpec,
@@ -20,6 +20,12 @@ const INSTANCE: &str = "7e57a0de";
 
 #[derive(Debug)]
 struct Kernel;
+
+impl Clock for Kernel {
+    fn now(&self) -> Timestamp {
+        Timestamp::from_millis(1_800_000_000_000)
+    }
+}
 
 impl Entropy for Kernel {
     fn fill(&self, bytes: &mut [u8]) {
@@ -49,7 +55,7 @@ pub(crate) async fn start(data: &Path, warm: usize) -> Arc<Node> {
         },
         network: Ipv4Addr::new(10, 210, 0, 0),
     };
-    let node = Node::start(config, Arc::new(Kernel));
+    let node = Node::start(config, Arc::new(Kernel), Arc::new(Kernel));
     assert_eq!(node.prepared().await, Readiness::Ready);
     node
 }
@@ -97,6 +103,7 @@ pub(crate) fn sandbox(root: Root, mounts: &[(ImageId, &str)]) -> SandboxSpec {
             })
             .collect(),
         environment: BTreeMap::from([("GREETING".to_owned(), "hello".to_owned())]),
+        network: sandstone_core::NetworkPolicy::default(),
     }
 }
 

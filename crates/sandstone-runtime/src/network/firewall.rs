@@ -122,7 +122,8 @@ table inet sandstone_{instance} {{
     )
 }
 
-fn nft(rules: &str) -> Result<(), Error> {
+/// Has `nft` read these rules, in the network name space of the calling thread.
+pub(super) fn nft(rules: &str) -> Result<(), Error> {
     let output = process::run(
         Command::new("nft").args(["-f", "-"]),
         rules.as_bytes(),

@@ -24,6 +24,9 @@ use crate::control::Link;
 /// Name of the sandbox's end.
 const SANDBOX_LINK: &str = "eth0";
 
+/// The kernel's table of its own addresses, `rtnetlink(7)`.
+const RT_TABLE_LOCAL: u8 = 255;
+
 /// Length of the prefix that both ends share.
 const PREFIX_BITS: u8 = 30;
 
@@ -142,6 +145,26 @@ pub(crate) fn configure_sandbox(link: &Link) -> io::Result<()> {
     netlink.add_address(eth0, link.sandbox, PREFIX_BITS)?;
     netlink.bring_up(eth0)?;
     netlink.add_default_route(link.host)
+}
+
+/// Makes every IPv4 address one of this network name space's own. Fine if they are already.
+pub(super) fn route_everything_to_lo() -> io::Result<()> {
+    let lo = index_of("lo")?.ok_or_else(|| io::Error::other("link lo is missing"))?;
+    let mut message = RouteMessage::default();
+    message.header.address_family = AddressFamily::Inet;
+    message.header.table = RT_TABLE_LOCAL;
+    message.header.protocol = RouteProtocol::Boot;
+    message.header.scope = RouteScope::Host;
+    message.header.kind = RouteType::Local;
+    message.attributes = vec![RouteAttribute::Oif(lo)];
+    let mut netlink = Netlink::open()?;
+    match netlink.request(
+        RouteNetlinkMessage::NewRoute(message),
+        NLM_F_CREATE | NLM_F_EXCL,
+    ) {
+        Err(error) if error.raw_os_error() == Some(libc::EEXIST) => Ok(()),
+        result => result,
+    }
 }
 
 /// Removes a link; fine if it does not exist.

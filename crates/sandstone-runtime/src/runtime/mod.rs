@@ -13,6 +13,7 @@ use std::time::{Duration, Instant};
 use crate::cgroup::{Cgroups, Limits};
 use crate::control::{Channel, Link, Prepare, Progress};
 use crate::error::Step;
+use crate::network::closed::{self, Doors};
 use crate::network::{firewall, link};
 use crate::process::{Helper, ProcessId};
 use crate::shim::failure_source;
@@ -227,6 +228,32 @@ impl Runtime {
         Ok((channel, shim, init, pidfd))
     }
 
+    /// Takes a prepared sandbox's link away and leads its connections to doors instead, at which
+    /// the caller decides about each. Nothing else leaves it.
+    ///
+    /// # Errors
+    /// [`Error::Io`], [`Error::Firewall`]. The sandbox must not be started then.
+    pub fn close_network(&self, prepared: &Prepared) -> Result<Doors, Error> {
+        let link = self.config.slot_link(prepared.hold.slot());
+        link::delete(&link).step(|| format!("remove link {link}"))?;
+        closed::close(network_of(prepared.init)?.as_fd())
+    }
+
+    /// New doors for a sandbox whose network was closed when it started: those that it had ended
+    /// with the server that served them.
+    ///
+    /// # Errors
+    /// [`Error::Unknown`], also when it has ended; [`Error::Io`], [`Error::Firewall`].
+    pub fn reopen_doors(&self, name: &str) -> Result<Doors, Error> {
+        let unknown = || Error::Unknown(name.to_owned());
+        let (slot, record) = self.registry.find(name).ok_or_else(unknown)?;
+        let init = record.init.ok_or_else(unknown)?;
+        // A sandbox is never left with both, whatever the record says.
+        let link = self.config.slot_link(slot);
+        link::delete(&link).step(|| format!("remove link {link}"))?;
+        closed::close(network_of(init)?.as_fd())
+    }
+
     /// All sandboxes that were started and not killed, also by an earlier server, whether or not
     /// their processes live. In no particular order.
     ///
@@ -275,6 +302,17 @@ impl Runtime {
                 pids_max: spec.pids_max,
             },
         )
+    }
+}
+
+/// The network name space of a sandbox's PID 1.
+fn network_of(init: ProcessId) -> Result<fs::File, Error> {
+    let path = format!("/proc/{}/ns/net", init.pid);
+    let namespace = fs::File::open(&path).step(|| format!("open {path}"))?;
+    // Checked after opening: else it could be that of a later process with the same number.
+    match init.open().step(|| format!("open process {}", init.pid))? {
+        Some(_) => Ok(namespace),
+        None => Err(Error::Ended("its network was being closed")),
     }
 }
 

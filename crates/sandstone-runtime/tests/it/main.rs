@@ -3,6 +3,7 @@
 //! The sandboxes' base image is the host's own root directory, mounted read-only.
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
+mod closed;
 mod isolation;
 mod lifecycle;
 mod limits;

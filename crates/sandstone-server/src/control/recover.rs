@@ -8,7 +8,7 @@ use futures_util::StreamExt;
 use futures_util::stream;
 use sandstone_api::SandboxId;
 use sandstone_core::{Lifetime, SandboxState, StopReason};
-use sandstone_node_api::Chain;
+use sandstone_node_api::{Chain, NodeError};
 use sandstone_store::{Sandbox, StoreError};
 use tokio::time::timeout;
 
@@ -75,8 +75,8 @@ impl ControlPlane {
         let id = sandbox.id;
         let reason = match (sandbox.state, sandbox.lifetime) {
             (SandboxState::Running, Lifetime::Until(_)) => {
-                match timeout(AGENT_LIMIT, self.node.agent(id)).await {
-                    Ok(Ok(_)) => {
+                match timeout(AGENT_LIMIT, self.adopt(id)).await {
+                    Ok(Ok(())) => {
                         tracing::info!(sandbox = %id, "sandbox goes on");
                         return;
                     }
@@ -94,6 +94,17 @@ impl ControlPlane {
         if let Err(error) = self.clone().stop(id, reason).await {
             tracing::warn!(sandbox = %id, %error, "not released yet");
         }
+    }
+
+    /// Finds a running sandbox again: its network, and its agent.
+    async fn adopt(&self, id: SandboxId) -> Result<(), NodeError> {
+        let network = self.store.network_policy(id).await;
+        let network = network.map_err(|error| NodeError::Failed {
+            step: format!("reading the network policy of {id}"),
+            source: error.into(),
+        })?;
+        self.node.adopt_network(id, &network).await?;
+        self.node.agent(id).await.map(drop)
     }
 
     /// Removes what the node has of sandboxes that nobody should have.

@@ -5,7 +5,9 @@ use std::future::Future;
 use std::sync::Arc;
 
 use sandstone_api::{self as api, ApiError, IdSuffix, Region, SandboxId, VolumeId};
-use sandstone_core::{Labels, Lifetime, Memory, MountPath, SandboxState, StopReason, Timestamp};
+use sandstone_core::{
+    Labels, Lifetime, Memory, MountPath, NetworkPolicy, SandboxState, StopReason, Timestamp,
+};
 use sandstone_crash::Point;
 use sandstone_node_api::{AgentClient, Chain, Mount, NodeError, Readiness, Root, SandboxSpec};
 use sandstone_store::{BegunRoot, StoreError};
@@ -31,6 +33,8 @@ pub struct NewSandbox {
     pub volumes: Vec<(MountPath, String)>,
     /// Variables for every process in it.
     pub environment: BTreeMap<String, String>,
+    /// What it may reach, and its secrets; each adds its placeholder to the variables.
+    pub network: NetworkPolicy,
 }
 
 impl ControlPlane {
@@ -60,6 +64,7 @@ impl ControlPlane {
             labels: new.labels,
             root: new.root,
             volumes: new.volumes,
+            network: new.network,
         };
         let control = self.clone();
         let work = async move {
@@ -213,7 +218,8 @@ impl ControlPlane {
                 BegunRoot::Volume(id) => Root::Volume(id),
             },
             mounts: begun.mounts.into_iter().map(mount).collect(),
-            environment: environment.clone(),
+            environment: with_placeholders(environment, &row.network),
+            network: row.network.clone(),
         })
     }
 
@@ -232,6 +238,19 @@ impl ControlPlane {
             started => started.map_err(|error| error::of_store(&object, error)),
         }
     }
+}
+
+/// The variables of a sandbox, its secrets' placeholders among them.
+fn with_placeholders(
+    environment: &BTreeMap<String, String>,
+    network: &NetworkPolicy,
+) -> BTreeMap<String, String> {
+    let mut environment = environment.clone();
+    for secret in &network.secrets {
+        let placeholder = secret.placeholder.as_str().to_owned();
+        environment.insert(secret.name.clone(), placeholder);
+    }
+    environment
 }
 
 /// A sandbox whose id nobody has heard yet. Dropped unheard, it ends the sandbox.

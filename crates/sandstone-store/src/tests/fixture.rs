@@ -2,7 +2,8 @@
 
 use sandstone_api::{ByteSize, IdSuffix, Region, SandboxId, Slug, SnapshotId, VolumeId};
 use sandstone_core::{
-    Consistency, Labels, Lifetime, Memory, MountPath, StopReason, Timestamp, VolumeCapacity,
+    Consistency, Labels, Lifetime, Memory, MountPath, NetworkPolicy, StopReason, Timestamp,
+    VolumeCapacity,
 };
 use tempfile::TempDir;
 
@@ -162,6 +163,7 @@ impl Fixture {
                 .iter()
                 .map(|(at, name)| (path(at), (*name).to_owned()))
                 .collect(),
+            network: NetworkPolicy::default(),
         }
     }
 

@@ -18,7 +18,7 @@ use std::fmt;
 use std::sync::Arc;
 
 use sandstone_api::{ApiError, ImageId};
-use sandstone_core::{Memory, MountPath, StopReason};
+use sandstone_core::{Memory, MountPath, NetworkPolicy, StopReason};
 use sandstone_node_api::{AgentClient, Mount, Root, SandboxSpec};
 use sandstone_store::OrganisationId;
 
@@ -90,6 +90,7 @@ impl ControlPlane {
                 root: Root::Base,
                 mounts: vec![Mount { image, path }],
                 environment: [].into(),
+                network: NetworkPolicy::default(),
             })
         };
         let sandbox = self.start(suffix, begin).await?;

@@ -253,6 +253,7 @@ async fn while_a_maintenance_sandbox_fills_a_volume() {
                 root: sandstone_node_api::Root::Base,
                 mounts: vec![sandstone_node_api::Mount { image, path }],
                 environment: [].into(),
+                network: sandstone_core::NetworkPolicy::default(),
             })
         };
         let unclaimed = harness.control.start(suffix(random), begin).await;

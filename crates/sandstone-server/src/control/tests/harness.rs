@@ -251,6 +251,7 @@ impl Harness {
                 })
                 .collect(),
             environment: BTreeMap::new(),
+            network: sandstone_core::NetworkPolicy::default(),
         }
     }
 

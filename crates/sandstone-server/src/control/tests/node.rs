@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, MutexGuard};
 
 use async_trait::async_trait;
 use sandstone_api::{ImageId, SandboxId, SnapshotId, VolumeId};
-use sandstone_core::{Consistency, Usage, VolumeCapacity};
+use sandstone_core::{Consistency, NetworkPolicy, Usage, VolumeCapacity};
 use sandstone_node_api::{
     AgentClient, Copied, Images, Measured, NodeApi, NodeError, NodeEvent, Readiness, Root,
     SandboxSpec, SnapshotSpec, Space, VolumeSource, VolumeSpec,
@@ -533,6 +533,10 @@ impl NodeApi for FakeNode {
             state.sandboxes.insert(spec.id, used);
         }
         self.leave("start_sandbox").await;
+        Ok(())
+    }
+
+    async fn adopt_network(&self, _: SandboxId, _: &NetworkPolicy) -> Result<(), NodeError> {
         Ok(())
     }
 

@@ -11,12 +11,13 @@ use base64::alphabet::STANDARD;
 use base64::engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig};
 use sandstone_api::{ApiError, ErrorCode, Region};
 use sandstone_core::{
-    Labels, Lifetime, MountPath, SandboxBounds, Timestamp, VOLUMES_PER_SANDBOX_MAX, check_mounts,
+    Entropy, Labels, Lifetime, MountPath, SandboxBounds, Timestamp, VOLUMES_PER_SANDBOX_MAX,
+    check_mounts,
 };
 use serde_json::{Map, Value};
 
 use super::super::input::{known_region, whole_number};
-use super::sandboxes;
+use super::{network, sandboxes};
 use crate::control::NewSandbox;
 
 /// The header's name.
@@ -40,6 +41,8 @@ pub(super) struct Context<'a> {
     pub(super) regions: &'a [Region],
     /// The region of the host name that the client used.
     pub(super) host_region: Option<Region>,
+    /// For the placeholders of secrets.
+    pub(super) entropy: &'a dyn Entropy,
 }
 
 /// Reads the header.
@@ -105,24 +108,15 @@ fn parse(config: &Map<String, Value>, context: &Context<'_>) -> Result<NewSandbo
         root: root(field("root"))?,
         volumes: volumes(field("volumes"))?,
         environment,
+        network: network::policy(field("allow_net"), field("secrets"), context.entropy)?,
     })
 }
 
 fn refuse_what_is_not_offered<'a>(
     field: &impl Fn(&str) -> Option<&'a Value>,
 ) -> Result<(), ApiError> {
-    let is_asked_for = |name: &str| match (name, field(name)) {
-        (_, None) => false,
-        // An empty list of secrets asks for nothing; an empty `allow_net` forbids everything.
-        ("secrets", Some(Value::Object(secrets))) => !secrets.is_empty(),
-        _ => true,
-    };
-    let offers = [
-        ("allow_net", "restricting a sandbox's network"),
-        ("secrets", "secrets"),
-        ("port", "exposing a port"),
-    ];
-    match offers.into_iter().find(|(name, _)| is_asked_for(name)) {
+    let offers = [("port", "exposing a port")];
+    match offers.into_iter().find(|(name, _)| field(name).is_some()) {
         None => Ok(()),
         Some((name, what)) => Err(ApiError::new(
             ErrorCode::NotSupported,
@@ -267,6 +261,15 @@ mod tests {
     use sandstone_core::{LIFETIME_MAX_MS, Memory};
     use serde_json::json;
 
+    #[derive(Debug)]
+    struct Zeros;
+
+    impl Entropy for Zeros {
+        fn fill(&self, bytes: &mut [u8]) {
+            bytes.fill(0);
+        }
+    }
+
     const NOW: Timestamp = Timestamp::from_millis(1_700_000_000_000);
 
     fn read_raw(header: &[u8]) -> Result<NewSandbox, ApiError> {
@@ -283,6 +286,7 @@ mod tests {
                 bounds: &SandboxBounds::default(),
                 regions: &regions,
                 host_region: None,
+                entropy: &Zeros,
             },
         )
     }
@@ -354,16 +358,9 @@ mod tests {
 
     #[test]
     fn what_is_not_offered_is_refused_by_name() {
-        for (name, value) in [
-            ("allow_net", json!([])),
-            ("allow_net", json!(["example.com"])),
-            ("secrets", json!({"A": {"hosts": ["x"], "value": "y"}})),
-            ("port", json!(8000)),
-        ] {
-            let error = read_json(&json!({ name: value })).unwrap_err();
-            assert_eq!(error.code, ErrorCode::NotSupported, "{name}");
-            assert!(error.message.contains(name), "{error}");
-        }
+        let error = read_json(&json!({"port": 8000})).unwrap_err();
+        assert_eq!(error.code, ErrorCode::NotSupported);
+        assert!(error.message.contains("port"), "{error}");
     }
 
     #[test]

@@ -49,6 +49,7 @@ pub(super) async fn create(
             bounds: edge.control.bounds(),
             regions: edge.control.regions(),
             host_region: host_region(&headers, edge.control.regions()),
+            entropy: edge.entropy.as_ref(),
         },
     )?;
     let id = edge.control.create_sandbox(&who, new).await?;

@@ -52,6 +52,7 @@ mod files;
 mod handshake;
 mod incoming;
 mod labels;
+mod network;
 mod outbox;
 mod page;
 mod params;

@@ -10,7 +10,7 @@ use async_trait::async_trait;
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use sandstone_api::{ImageId, Region, SandboxId, SnapshotId, VolumeId};
-use sandstone_core::{Clock, Consistency, Entropy, Timestamp, VolumeCapacity};
+use sandstone_core::{Clock, Consistency, Entropy, NetworkPolicy, Timestamp, VolumeCapacity};
 use sandstone_node_api::{
     AgentClient, Copied, Images, Measured, NodeApi, NodeError, NodeEvent, Readiness, Root,
     SandboxSpec, SnapshotSpec, Space, VolumeSource, VolumeSpec,
@@ -175,6 +175,10 @@ impl NodeApi for FakeNode {
         let started = agent::start(spec.environment.clone()).await;
         self.roots.lock().unwrap().push(spec.root);
         self.agents.lock().unwrap().insert(spec.id, started);
+        Ok(())
+    }
+
+    async fn adopt_network(&self, _: SandboxId, _: &NetworkPolicy) -> Result<(), NodeError> {
         Ok(())
     }
 
