@@ -10,3 +10,4 @@ mod processes;
 mod rest;
 mod snapshots;
 mod sockets;
+mod ssh;
