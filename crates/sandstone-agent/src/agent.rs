@@ -16,7 +16,9 @@ use rustix::process::{Resource, getrlimit, setrlimit};
 
 use crate::connection;
 use crate::interior::Interior;
+use crate::lock::lock;
 use crate::processes::Processes;
+use crate::walks::Walks;
 use crate::workers::STACK_BYTES;
 
 /// Connections at once. A host has one; a restarted host's old one ends soon.
@@ -28,6 +30,9 @@ const READER_STACK_BYTES: usize = 2 << 20;
 
 /// Pause after an accept that failed for want of memory or descriptors.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+
+/// Permission bits that new files do not get, until somebody changes it.
+const UMASK: u32 = 0o022;
 
 /// What belongs to no connection.
 #[derive(Debug)]
@@ -41,7 +46,25 @@ pub(crate) struct Agent {
     pub(crate) open_files: Option<u64>,
     /// `/dev/null`, as it was before anyone could replace it.
     pub(crate) null: OwnedFd,
+    umask: Mutex<u32>,
+    /// Walks under way.
+    pub(crate) walks: Walks,
     connections: AtomicUsize,
+}
+
+impl Agent {
+    /// The umask of files that the agent makes, and the one that it has from now on if given.
+    /// Processes have one of their own.
+    pub(crate) fn umask(&self, mask: Option<u32>) -> u32 {
+        // Kept here, because the system's can only be read by setting it.
+        let mut umask = lock(&self.umask);
+        let before = *umask;
+        if let Some(mask) = mask {
+            *umask = mask & 0o777;
+            rustix::process::umask(Mode::from_raw_mode(*umask));
+        }
+        before
+    }
 }
 
 /// Why the agent cannot go on.
@@ -65,8 +88,8 @@ pub enum RunError {
 /// [`RunError`].
 pub fn run(listener: OwnedFd, ready: Option<OwnedFd>) -> Result<Infallible, RunError> {
     crate::sys::keep_exit_statuses();
-    rustix::process::umask(Mode::from_raw_mode(0o022));
     let open_files = take_all_descriptors();
+    rustix::process::umask(Mode::from_raw_mode(UMASK));
     let null = rustix::fs::open("/dev/null", OFlags::RDWR | OFlags::CLOEXEC, Mode::empty())
         .map_err(|errno| RunError::Null(errno.into()))?;
     let agent = Arc::new(Agent {
@@ -74,6 +97,8 @@ pub fn run(listener: OwnedFd, ready: Option<OwnedFd>) -> Result<Infallible, RunE
         interior: Mutex::default(),
         open_files,
         null,
+        umask: Mutex::new(UMASK),
+        walks: Walks::default(),
         connections: AtomicUsize::new(0),
     });
 

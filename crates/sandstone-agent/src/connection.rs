@@ -12,8 +12,8 @@ use std::time::Duration;
 use rustix::io::Errno;
 use sandstone_protocol::frame::{Frame, FrameKind, PAYLOAD_MAX_BYTES};
 use sandstone_protocol::message::{
-    Answer, DialTarget, Failure, Hello, MessageError, Reply, Request, Spawn, StreamId, decode,
-    encode,
+    Answer, DialTarget, Failure, HandleOperation, Hello, MessageError, Reply, Request, Spawn,
+    StreamId, decode, encode,
 };
 use sandstone_protocol::{GENERATION, GENERATION_MIN};
 
@@ -21,12 +21,16 @@ use crate::agent::Agent;
 use crate::dial::{self, DialJob};
 use crate::failure::{failure, shown};
 use crate::files::{self, FileJob, FileWork};
+use crate::handles::{Handles, LockWait};
 use crate::interior::Interior;
 use crate::lock::lock;
+use crate::lock_waits::LockWaits;
 use crate::processes::Mailbox;
 use crate::spawn::{self, SpawnJob};
 use crate::stream::{Inlet, Outlet, Waker};
-use crate::wire::{Closed, ReceiveError, Receiver, Sender};
+use crate::walks;
+pub(crate) use crate::wire::Closed;
+use crate::wire::{ReceiveError, Receiver, Sender};
 use crate::workers::{STACK_BYTES, Workers};
 
 /// Requests that may be unanswered at once; waits for processes count.
@@ -47,6 +51,9 @@ pub(crate) struct Connection {
     table: Mutex<Table>,
     mailbox: Arc<Mailbox>,
     workers: Arc<Workers<FileJob>>,
+    /// Files that are open.
+    pub(crate) handles: Handles,
+    lock_waits: Arc<LockWaits>,
 }
 
 #[derive(Debug, Default)]
@@ -100,6 +107,8 @@ pub(crate) fn serve(agent: &Arc<Agent>, socket: UnixStream) -> Result<Infallible
         table: Mutex::default(),
         mailbox: Arc::default(),
         workers: Workers::new(files::perform, files::refuse),
+        handles: Handles::default(),
+        lock_waits: Arc::default(),
     });
     let mut receiver = Receiver::new(socket);
     let end = connection.converse(&mut receiver);
@@ -147,6 +156,7 @@ impl Connection {
         let streams = std::mem::take(&mut lock(&self.table).streams);
         streams.into_values().for_each(Stream::give_up);
         self.workers.close();
+        self.handles.close_all();
         self.mailbox.close();
         self.agent.processes.forget_closed_waits();
         self.sender.close();
@@ -299,12 +309,76 @@ impl Connection {
                     .resize(pid, size)
                     .map_err(|errno| failure(errno, format_args!("resize terminal of {pid}"))),
             ),
+            Request::Open {
+                handle,
+                path,
+                options,
+            } => match self.handles.reserve(handle) {
+                Ok(handle) => {
+                    let work = FileWork::Open {
+                        handle,
+                        path,
+                        options,
+                    };
+                    return self.queue(id, work);
+                }
+                Err(errno) => Err(failure(errno, "open another file")),
+            },
+            Request::Handle { handle, operation } => match self.handles.get(handle) {
+                Some(handle) => {
+                    if operation == HandleOperation::Unlock {
+                        handle.end_lock_waits();
+                    }
+                    let work = FileWork::Handle {
+                        unlocks: handle.unlocks(),
+                        handle,
+                        operation,
+                    };
+                    return self.queue(id, work);
+                }
+                None => Err(failure(Errno::BADF, format_args!("open file {handle}"))),
+            },
+            Request::Close { handles } => {
+                let taken: Vec<_> = handles.iter().map(|id| self.handles.take(*id)).collect();
+                let work = FileWork::Close {
+                    all_known: taken.iter().all(Option::is_some),
+                    handles: taken.into_iter().flatten().collect(),
+                };
+                return self.queue(id, work);
+            }
+            Request::Umask { mask } => Ok(Answer::Umask(agent.umask(mask))),
+            Request::Walk {
+                path,
+                options,
+                sink,
+            } => return self.walk(id, walks::Job::Walk { path, options }, sink),
+            Request::ExpandGlob {
+                glob,
+                options,
+                sink,
+            } => return self.walk(id, walks::Job::Expand { glob, options }, sink),
             Request::ReadDir { .. }
             | Request::MakeDir { .. }
             | Request::Remove { .. }
-            | Request::Stat { .. } => return self.queue(id, FileWork::Plain(request)),
+            | Request::Stat { .. }
+            | Request::Change(_)
+            | Request::ReadLink { .. }
+            | Request::RealPath { .. }
+            | Request::MakeTemporary(_) => return self.queue(id, FileWork::Plain(request)),
         };
         self.reply(id, reply)
+    }
+
+    fn walk(self: &Arc<Self>, id: u32, job: walks::Job, sink: StreamId) -> Result<(), Closed> {
+        match Waker::new() {
+            Ok(waker) => walks::start(self, id, job, self.outlet(sink, &waker)),
+            Err(errno) => self.refuse(id, &[sink], errno),
+        }
+    }
+
+    /// Answers a request when a lock is there.
+    pub(crate) fn wait_for_lock(self: &Arc<Self>, id: u32, wait: LockWait) {
+        self.lock_waits.add(Arc::clone(self), id, wait);
     }
 
     fn queue(self: &Arc<Self>, id: u32, work: FileWork) -> Result<(), Closed> {
@@ -424,12 +498,7 @@ impl Connection {
         failure: Failure,
     ) -> Result<(), Closed> {
         for stream in streams {
-            let open = lock(&self.table).streams.remove(stream);
-            if let Some(open) = open {
-                open.give_up();
-                self.sender
-                    .send(FrameKind::Reset, *stream, &encode(&failure))?;
-            }
+            self.give_up_stream(*stream, &failure)?;
         }
         self.reply(id, Err(failure))
     }
@@ -439,16 +508,20 @@ impl Connection {
     /// # Errors
     /// [`Closed`].
     pub(crate) fn reset(&self, stream: StreamId, errno: Errno) -> Result<(), Closed> {
-        let open = lock(&self.table).streams.remove(&stream);
-        match open {
-            Some(open) => {
-                open.give_up();
-                let failure = failure(errno, "connection");
-                self.sender
-                    .send(FrameKind::Reset, stream, &encode(&failure))
-            }
-            None => Ok(()),
+        self.give_up_stream(stream, &failure(errno, "connection"))
+    }
+
+    /// Gives a stream up, unless it is over.
+    ///
+    /// # Errors
+    /// [`Closed`].
+    pub(crate) fn give_up_stream(&self, id: StreamId, failure: &Failure) -> Result<(), Closed> {
+        let open = lock(&self.table).streams.remove(&id);
+        if let Some(open) = open {
+            open.give_up();
+            self.sender.send(FrameKind::Reset, id, &encode(failure))?;
         }
+        Ok(())
     }
 
     /// Sends bytes whose credit has been spent.
@@ -513,6 +586,7 @@ fn streams_of(request: &Request) -> Vec<StreamId> {
         Request::Spawn(spawn) => streams_of_spawn(spawn),
         Request::ReadFile { sink: id, .. } | Request::WriteFile { source: id, .. } => vec![*id],
         Request::Dial { source, sink, .. } => vec![*source, *sink],
+        Request::Walk { sink, .. } | Request::ExpandGlob { sink, .. } => vec![*sink],
         Request::Configure(_)
         | Request::Resize { .. }
         | Request::Wait { .. }
@@ -522,6 +596,14 @@ fn streams_of(request: &Request) -> Vec<StreamId> {
         | Request::MakeDir { .. }
         | Request::Remove { .. }
         | Request::Stat { .. }
+        | Request::Change(_)
+        | Request::ReadLink { .. }
+        | Request::RealPath { .. }
+        | Request::Umask { .. }
+        | Request::MakeTemporary(_)
+        | Request::Open { .. }
+        | Request::Handle { .. }
+        | Request::Close { .. }
         | Request::EnvGet { .. }
         | Request::EnvSet { .. }
         | Request::EnvDelete { .. }

@@ -26,6 +26,19 @@ pub(crate) fn file_failure(errno: Errno, operation: &str, path: &str) -> Failure
     }
 }
 
+/// One with two paths: `No such file or directory (os error 2): rename '/a' -> '/b'`.
+pub(crate) fn two_path_failure(errno: Errno, operation: &str, from: &str, to: &str) -> Failure {
+    Failure {
+        errno: Some(errno.raw_os_error()),
+        message: format!(
+            "{}: {operation} '{}' -> '{}'",
+            sentence(errno),
+            shown(from),
+            shown(to)
+        ),
+    }
+}
+
 /// Anything else that failed: `<what>: No such process (os error 3)`.
 pub(crate) fn failure(errno: Errno, what: impl std::fmt::Display) -> Failure {
     Failure {

@@ -12,11 +12,14 @@ use rustix::fs::{
 use rustix::io::Errno;
 use sandstone_protocol::frame::{DATA_MAX_BYTES, PAYLOAD_MAX_BYTES};
 use sandstone_protocol::message::{
-    Answer, Entry, Failure, FileKind, Metadata, Request, StreamId, WriteOptions,
+    Answer, Entry, Failure, FileKind, HandleOperation, Metadata, OpenOptions, Request, StreamId,
+    WriteOptions,
 };
 
+use crate::changes::{self, change, make_temporary, read_link, real_path};
 use crate::connection::Connection;
-use crate::failure::{failure, file_failure};
+use crate::failure::{failure, file_failure, two_path_failure};
+use crate::handles::{Handle, Outcome};
 use crate::lock::lock;
 use crate::remove::remove;
 use crate::stream::{Front, Inlet, Outlet};
@@ -27,11 +30,11 @@ use crate::workers;
 const ENTRY_OVERHEAD_BYTES: usize = 40;
 
 /// Reading, or writing, may block only on something other than a regular file or directory.
-const OPEN_FLAGS: OFlags = OFlags::CLOEXEC
+pub(crate) const OPEN_FLAGS: OFlags = OFlags::CLOEXEC
     .union(OFlags::NOCTTY)
     .union(OFlags::NONBLOCK);
 
-type Place = workers::Place<FileJob>;
+pub(crate) type Place = workers::Place<FileJob>;
 
 /// A request for the workers.
 #[derive(Debug)]
@@ -55,6 +58,24 @@ pub(crate) enum FileWork {
         inlet: Arc<Inlet>,
         options: WriteOptions,
     },
+    /// [`Request::Open`], whose handle is reserved.
+    Open {
+        handle: Arc<Handle>,
+        path: String,
+        options: OpenOptions,
+    },
+    /// [`Request::Handle`].
+    Handle {
+        handle: Arc<Handle>,
+        operation: HandleOperation,
+        /// [`Handle::unlocks`] when the request came.
+        unlocks: u64,
+    },
+    /// [`Request::Close`]: files that are not open any more, and whether all were.
+    Close {
+        handles: Vec<Arc<Handle>>,
+        all_known: bool,
+    },
     /// A request without streams.
     Plain(Request),
 }
@@ -64,72 +85,135 @@ impl FileJob {
         match &self.work {
             FileWork::Read { outlet, .. } => Some(outlet.id),
             FileWork::Write { inlet, .. } => Some(inlet.id),
-            FileWork::Plain(_) => None,
+            FileWork::Open { .. }
+            | FileWork::Handle { .. }
+            | FileWork::Close { .. }
+            | FileWork::Plain(_) => None,
         }
+    }
+
+    /// The failure that `errno` is for this job.
+    fn failure(&self, errno: Errno) -> Failure {
+        let (operation, path) = match &self.work {
+            FileWork::Read { path, .. } => ("readfile", path.as_str()),
+            FileWork::Write { path, .. } => ("writefile", path.as_str()),
+            FileWork::Open { path, .. } => ("open", path.as_str()),
+            FileWork::Handle { handle, .. } => {
+                return failure(errno, format_args!("open file {}", handle.id()));
+            }
+            FileWork::Close { .. } => return failure(errno, "close files"),
+            FileWork::Plain(request) => match request {
+                Request::ReadDir { path } => ("readdir", path.as_str()),
+                Request::MakeDir { path, .. } => ("mkdir", path.as_str()),
+                Request::Remove { path, .. } => ("remove", path.as_str()),
+                Request::Stat { path, follow: true } => ("stat", path.as_str()),
+                Request::Stat { path, .. } => ("lstat", path.as_str()),
+                Request::ReadLink { path } => ("readlink", path.as_str()),
+                Request::RealPath { path } => ("realpath", path.as_str()),
+                Request::Change(change) => match changes::names(change) {
+                    (operation, path, None) => (operation, path),
+                    (operation, from, Some(to)) => {
+                        return two_path_failure(errno, operation, from, to);
+                    }
+                },
+                Request::MakeTemporary(request) => {
+                    let parent = request.parent.as_deref();
+                    ("maketemp", parent.unwrap_or("/tmp"))
+                }
+                _ => return failure(errno, "not a file operation"),
+            },
+        };
+        file_failure(errno, operation, path)
     }
 }
 
 /// Does a job and answers it.
-pub(crate) fn perform(job: FileJob, place: &mut Place) {
+pub(crate) fn perform(mut job: FileJob, place: &mut Place) {
+    if let FileWork::Close { handles, .. } = &mut job.work {
+        handles.clear();
+    }
     let streams: Vec<StreamId> = job.stream().into_iter().collect();
     // A host that is gone needs no answer.
     let _ = match outcome(&job, place) {
-        Ok(answer) => job.connection.reply(job.id, Ok(answer)),
-        Err(failure) => job.connection.fail(job.id, &streams, failure),
+        Ok(Outcome::Answer(answer)) => job.connection.reply(job.id, Ok(answer)),
+        Ok(Outcome::Wait(wait)) => {
+            job.connection.wait_for_lock(job.id, wait);
+            Ok(())
+        }
+        Err(errno) => {
+            if let FileWork::Open { handle, .. } = &job.work {
+                job.connection.handles.take(handle.id());
+            }
+            let failure = job.failure(errno);
+            job.connection.fail(job.id, &streams, failure)
+        }
     };
 }
 
 /// Answers a job for which there is no thread.
 pub(crate) fn refuse(job: FileJob) {
+    if let FileWork::Open { handle, .. } = &job.work {
+        job.connection.handles.take(handle.id());
+    }
     let streams: Vec<StreamId> = job.stream().into_iter().collect();
     let failure = failure(Errno::AGAIN, "start a thread for a file operation");
     let _ = job.connection.fail(job.id, &streams, failure);
 }
 
-fn outcome(job: &FileJob, place: &mut Place) -> Result<Answer, Failure> {
-    let (operation, path) = match &job.work {
-        FileWork::Read { path, .. } => ("readfile", path),
-        FileWork::Write { path, .. } => ("writefile", path),
-        FileWork::Plain(Request::ReadDir { path }) => ("readdir", path),
-        FileWork::Plain(Request::MakeDir { path, .. }) => ("mkdir", path),
-        FileWork::Plain(Request::Remove { path, .. }) => ("remove", path),
-        FileWork::Plain(Request::Stat { path, follow: true }) => ("stat", path),
-        FileWork::Plain(Request::Stat { path, .. }) => ("lstat", path),
-        FileWork::Plain(_) => return Err(failure(Errno::NOSYS, "not a file operation")),
-    };
-    let named = |errno| file_failure(errno, operation, path);
+fn outcome(job: &FileJob, place: &mut Place) -> Result<Outcome, Errno> {
+    let interior = &job.connection.agent.interior;
+    let identity = lock(interior).account.identity.clone();
+    assume_file_identity(&identity)?;
+    let at = |path: &str| lock(interior).absolute(path);
 
-    let (absolute, identity) = {
-        let interior = lock(&job.connection.agent.interior);
-        let absolute = interior.absolute(path).map_err(named)?;
-        (absolute, interior.account.identity.clone())
-    };
-    assume_file_identity(&identity).map_err(named)?;
-
-    let done = |()| Answer::Done;
     match &job.work {
-        FileWork::Read { outlet, .. } => {
-            read_file(&job.connection, &absolute, outlet, place).map(done)
+        FileWork::Read { path, outlet } => read_file(&job.connection, &at(path)?, outlet, place)?,
+        FileWork::Write {
+            path,
+            inlet,
+            options,
+        } => write_file(&job.connection, &at(path)?, inlet, options, place)?,
+        FileWork::Open {
+            handle,
+            path,
+            options,
+        } => return handle.open(&at(path)?, *options).map(Outcome::Answer),
+        FileWork::Handle {
+            handle,
+            operation,
+            unlocks,
+        } => return handle.perform(operation, *unlocks, place),
+        // They are closed already.
+        FileWork::Close { all_known, .. } => {
+            if !all_known {
+                return Err(Errno::BADF);
+            }
         }
-        FileWork::Write { inlet, options, .. } => {
-            write_file(&job.connection, &absolute, inlet, options, place).map(done)
-        }
-        FileWork::Plain(Request::ReadDir { .. }) => read_dir(&absolute).map(Answer::Entries),
-        FileWork::Plain(Request::MakeDir {
-            recursive, mode, ..
-        }) => make_dir(&absolute, *recursive, mode.unwrap_or(0o777)).map(done),
-        FileWork::Plain(Request::Remove { recursive, .. }) => {
-            remove(&absolute, *recursive).map(done)
-        }
-        FileWork::Plain(Request::Stat { follow, .. }) => {
-            stat(&absolute, *follow).map(Answer::Metadata)
-        }
-        FileWork::Plain(_) => Err(Errno::NOSYS),
+        FileWork::Plain(request) => return plain(request, &at).map(Outcome::Answer),
     }
-    .map_err(named)
+    Ok(Outcome::Answer(Answer::Done))
 }
 
-fn kind_of(file: &OwnedFd) -> Result<FileType, Errno> {
+fn plain(request: &Request, at: changes::Absolute<'_>) -> Result<Answer, Errno> {
+    match request {
+        Request::ReadDir { path } => return read_dir(&at(path)?).map(Answer::Entries),
+        Request::MakeDir {
+            path,
+            recursive,
+            mode,
+        } => make_dir(&at(path)?, *recursive, mode.unwrap_or(0o777))?,
+        Request::Remove { path, recursive } => remove(&at(path)?, *recursive)?,
+        Request::Stat { path, follow } => return stat(&at(path)?, *follow).map(Answer::Metadata),
+        Request::ReadLink { path } => return read_link(&at(path)?).map(Answer::Path),
+        Request::RealPath { path } => return real_path(&at(path)?).map(Answer::Path),
+        Request::MakeTemporary(request) => return make_temporary(request, at).map(Answer::Path),
+        Request::Change(wanted) => change(wanted, at)?,
+        _ => return Err(Errno::NOSYS),
+    }
+    Ok(Answer::Done)
+}
+
+pub(crate) fn kind_of(file: &OwnedFd) -> Result<FileType, Errno> {
     Ok(FileType::from_raw_mode(rustix::fs::fstat(file)?.st_mode))
 }
 
@@ -153,7 +237,7 @@ fn read_file(
             place.step_aside();
             outlet.waker().sleep(Some((file.as_fd(), PollFlags::IN)));
             outlet.credit().ok_or(Errno::CANCELED)?;
-            if !is_readable(&file) {
+            if !is_ready(&file, PollFlags::IN) {
                 continue;
             }
         }
@@ -167,9 +251,9 @@ fn read_file(
     connection.end(outlet).map_err(|_| Errno::CANCELED)
 }
 
-/// Whether a read would return something, be it the end.
-fn is_readable(file: &OwnedFd) -> bool {
-    let mut fds = [rustix::event::PollFd::new(file, PollFlags::IN)];
+/// Whether an operation would return at once, be it with the end or an error.
+pub(crate) fn is_ready(file: &OwnedFd, events: PollFlags) -> bool {
+    let mut fds = [rustix::event::PollFd::new(file, events)];
     let now = rustix::event::Timespec {
         tv_sec: 0,
         tv_nsec: 0,
@@ -323,7 +407,7 @@ fn stat(path: &Path, follow: bool) -> Result<Metadata, Errno> {
     Ok(metadata(&statx(CWD, path, flags, wanted)?))
 }
 
-fn metadata(status: &Statx) -> Metadata {
+pub(crate) fn metadata(status: &Statx) -> Metadata {
     let has_birth = StatxFlags::from_bits_retain(status.stx_mask).contains(StatxFlags::BTIME);
     Metadata {
         kind: file_kind(FileType::from_raw_mode(status.stx_mode.into())),
@@ -350,7 +434,7 @@ fn milliseconds(time: &StatxTimestamp) -> i64 {
         .saturating_add(i64::from(time.tv_nsec) / 1_000_000)
 }
 
-fn file_kind(kind: FileType) -> FileKind {
+pub(crate) fn file_kind(kind: FileType) -> FileKind {
     match kind {
         FileType::Directory => FileKind::Directory,
         FileType::Symlink => FileKind::Symlink,

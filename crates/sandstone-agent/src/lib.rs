@@ -15,17 +15,24 @@
 //! pays for this binary's memory.
 //!
 //! To add a request: a variant in the protocol, an arm in `connection::Connection::dispatch`, and
-//! its work in `files` (acts as the user), `spawn` or `interior`.
+//! its work in `files` (acts as the user) and what it calls (`changes`, `handles`), `spawn` or
+//! `interior`.
 
 mod accounts;
 mod agent;
+mod changes;
 mod connection;
 mod dial;
+mod expand;
 mod failure;
 mod files;
+mod glob;
+mod handles;
 mod host_files;
 mod interior;
+mod lexical;
 mod lock;
+mod lock_waits;
 mod processes;
 mod pump;
 mod remove;
@@ -34,6 +41,8 @@ mod spawn;
 mod stream;
 mod sys;
 mod terminal;
+mod walk;
+mod walks;
 mod wire;
 mod workers;
 

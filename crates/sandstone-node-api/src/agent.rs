@@ -195,6 +195,12 @@ impl AgentClient {
         OutboundStream::new(self.shared.clone(), id, wake)
     }
 
+    /// An id that nothing else on this connection has, for a file that a request opens.
+    #[must_use]
+    pub fn fresh_id(&self) -> u32 {
+        self.shared.lock().take_id()
+    }
+
     /// Whether the connection is gone.
     #[must_use]
     pub fn is_closed(&self) -> bool {

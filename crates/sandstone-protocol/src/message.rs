@@ -6,6 +6,13 @@ use std::collections::BTreeMap;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
+mod files;
+
+pub use files::{
+    FileChange, FileTime, GlobOptions, HANDLE_BYTES_MAX, HandleId, HandleOperation, MakeTemporary,
+    OpenOptions, Pattern, SeekOrigin, WALK_ENTRY_MAX_BYTES, WalkEntry, WalkOptions,
+};
+
 /// A stream's id, chosen by the host, from the same space as request ids.
 pub type StreamId = u32;
 
@@ -106,6 +113,69 @@ pub enum Request {
         path: String,
         /// Whether a final symbolic link is followed.
         follow: bool,
+    },
+    /// Changes something about files. Reply: [`Answer::Done`].
+    Change(FileChange),
+    /// Reads what a symbolic link says. Reply: [`Answer::Path`]; `EILSEQ` when it is not UTF-8.
+    ReadLink {
+        /// Absolute, or relative to the working directory.
+        path: String,
+    },
+    /// Resolves all links of a path. Reply: [`Answer::Path`]; `EILSEQ` when it is not UTF-8.
+    RealPath {
+        /// Absolute, or relative to the working directory.
+        path: String,
+    },
+    /// Reads, and sets where `mask` is given, the umask of files that the agent makes. Reply:
+    /// [`Answer::Umask`], the one before.
+    Umask {
+        /// Permission bits that new files do not get.
+        mask: Option<u32>,
+    },
+    /// Makes a file or directory of a fresh name. Reply: [`Answer::Path`].
+    MakeTemporary(MakeTemporary),
+    /// Opens a file. Reply: [`Answer::Opened`].
+    Open {
+        /// What it is called from now on.
+        handle: HandleId,
+        /// Absolute, or relative to the working directory.
+        path: String,
+        /// How.
+        options: OpenOptions,
+    },
+    /// Does something with an open file; `EBADF` when it is not open. Operations on one file are
+    /// concurrent, so who wants an order waits for each answer.
+    Handle {
+        /// The file.
+        handle: HandleId,
+        /// What.
+        operation: HandleOperation,
+    },
+    /// Closes files, also those that are just being opened. What waits on one of them fails with
+    /// `ECANCELED`. Reply: [`Answer::Done`]; `EBADF` when one was not open.
+    Close {
+        /// The files.
+        handles: Vec<HandleId>,
+    },
+    /// Walks through a tree. Reply: [`Answer::Done`] when its root is there; then come
+    /// [`WalkEntry`]s on `sink`, and its end, or its reset with the failure.
+    Walk {
+        /// The root: absolute, or relative to the working directory.
+        path: String,
+        /// What to visit and tell.
+        options: WalkOptions,
+        /// Where the entries go.
+        sink: StreamId,
+    },
+    /// Expands a glob. Reply: [`Answer::Done`]; then come sorted [`WalkEntry`]s on `sink`, and its
+    /// end, or its reset with the failure.
+    ExpandGlob {
+        /// The glob.
+        glob: String,
+        /// How.
+        options: GlobOptions,
+        /// Where the entries go.
+        sink: StreamId,
     },
     /// Reads one variable of the sandbox's environment. Reply: [`Answer::Variable`].
     EnvGet {
@@ -256,6 +326,24 @@ pub enum Answer {
     Entries(Vec<Entry>),
     /// A file's description.
     Metadata(Metadata),
+    /// A path.
+    Path(String),
+    /// Permission bits that new files do not get.
+    Umask(u32),
+    /// The file is open.
+    Opened {
+        /// What it is.
+        kind: FileKind,
+    },
+    /// Bytes that were read.
+    Bytes(#[serde(with = "serde_bytes")] Vec<u8>),
+    /// So many bytes were written.
+    Written {
+        /// No more than were given.
+        bytes: u32,
+    },
+    /// A position in a file, bytes from its begin.
+    Position(u64),
     /// A variable, or nothing.
     Variable(Option<String>),
     /// All variables.

@@ -30,6 +30,7 @@ printf 'root:x:0:0:root:/root:/bin/sh\napp:x:1234:2345::/mnt/home:/bin/sh\n' > /
 printf 'root:x:0:\napp:x:2345:\naudio:x:29:other,app\n' > /etc/group
 mkdir /mnt/home && chown 1234:2345 /mnt/home
 trap '' PIPE
+ulimit -n "$(ulimit -Hn)"
 exec "$0" 3<&0 4>&1 </dev/null >/dev/null 2>/dev/null
 "#;
 
@@ -101,6 +102,24 @@ impl Sandbox {
         host
     }
 
+    /// How many files under the user's home the agent has open.
+    pub(crate) fn open_files(&self) -> usize {
+        let pid = self.agent().unwrap().as_raw_pid();
+        let descriptors = std::fs::read_dir(format!("/proc/{pid}/fd")).unwrap();
+        descriptors
+            .filter_map(|descriptor| std::fs::read_link(descriptor.unwrap().path()).ok())
+            .filter(|target| target.starts_with("/mnt/home"))
+            .count()
+    }
+
+    /// Process 1 of the namespace, as the tests see it.
+    fn agent(&self) -> Option<rustix::process::Pid> {
+        let id = self.child.id();
+        let children = std::fs::read_to_string(format!("/proc/{id}/task/{id}/children")).ok()?;
+        let agent = children.split_whitespace().next()?.parse().ok()?;
+        rustix::process::Pid::from_raw(agent)
+    }
+
     fn socket(&self) -> PathBuf {
         self.directory.path().join("agent")
     }
@@ -109,13 +128,7 @@ impl Sandbox {
 impl Drop for Sandbox {
     fn drop(&mut self) {
         // Process 1 of the namespace takes everything in it along, and `unshare` reaps it.
-        let id = self.child.id();
-        let children = std::fs::read_to_string(format!("/proc/{id}/task/{id}/children"));
-        let agent = children
-            .ok()
-            .and_then(|pids| pids.split_whitespace().next()?.parse().ok())
-            .and_then(rustix::process::Pid::from_raw);
-        let killed = agent.is_some_and(|agent| {
+        let killed = self.agent().is_some_and(|agent| {
             rustix::process::kill_process(agent, rustix::process::Signal::KILL).is_ok()
         });
         if !killed {

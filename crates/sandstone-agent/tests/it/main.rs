@@ -5,9 +5,11 @@
 
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
+mod changes;
 mod connections;
 mod dial;
 mod files;
+mod handles;
 mod harness;
 mod interior;
 mod processes;

@@ -275,7 +275,7 @@ pub(super) async fn stat(
 }
 
 /// A `Deno.FileInfo`: JavaScript demands every key, and dates that are not null.
-fn file_info(file: &Metadata) -> Value {
+pub(super) fn file_info(file: &Metadata) -> Value {
     json!({
         "isFile": file.kind == FileKind::File,
         "isDirectory": file.kind == FileKind::Directory,

@@ -49,6 +49,7 @@ mod file_changes;
 mod file_handles;
 mod file_tree;
 mod files;
+mod handles;
 mod handshake;
 mod incoming;
 mod labels;

@@ -3,6 +3,8 @@
 use std::collections::BTreeMap;
 
 use base64::Engine;
+use jiff::Timestamp;
+use sandstone_protocol::message::{FileTime, Pattern};
 use serde_json::{Map, Value, json};
 
 use super::super::input::whole_number;
@@ -145,6 +147,61 @@ impl Params {
         })
     }
 
+    /// Base64 that must be there, decoded.
+    pub(super) fn bytes(&mut self, key: &str) -> Result<Vec<u8>, CallError> {
+        self.optional_bytes(key)?
+            .ok_or_else(|| self.issue(key, "string", "undefined"))
+    }
+
+    /// A whole number that may be negative. JavaScript sends its `BigInt`s as texts.
+    pub(super) fn offset(&mut self, key: &str) -> Result<i64, CallError> {
+        let number = self.optional(key, "number", |value| {
+            let number = match &value {
+                Value::String(text) => text.parse().ok(),
+                Value::Number(number) => number.as_i64().or_else(|| {
+                    let magnitude = serde_json::Number::from_f64(number.as_f64()?.abs())?;
+                    let magnitude = i64::try_from(whole_number(&magnitude)?).ok()?;
+                    Some(if number.as_f64()? < 0.0 {
+                        -magnitude
+                    } else {
+                        magnitude
+                    })
+                }),
+                _ => None,
+            };
+            number.ok_or(value)
+        })?;
+        number.ok_or_else(|| self.issue(key, "number", "undefined"))
+    }
+
+    /// A time: an ISO 8601 text, or seconds since the Unix epoch.
+    pub(super) fn time(&mut self, key: &str) -> Result<FileTime, CallError> {
+        let time = self.optional(key, "date", |value| {
+            let time = match &value {
+                Value::String(text) => time_of_text(text),
+                Value::Number(number) => time_of_number(number),
+                _ => None,
+            };
+            time.ok_or(value)
+        })?;
+        time.ok_or_else(|| self.issue(key, "date", "undefined"))
+    }
+
+    /// Whether a parameter is there.
+    pub(super) fn is_given(&self, key: &str) -> bool {
+        self.values.get(key).is_some_and(|value| !value.is_null())
+    }
+
+    /// The refusal of a parameter that was taken already.
+    pub(super) fn wrong(
+        &self,
+        key: &str,
+        expected: &'static str,
+        received: &'static str,
+    ) -> CallError {
+        self.issue(key, expected, received)
+    }
+
     /// A list of texts; empty when absent.
     pub(super) fn texts(&mut self, key: &str) -> Result<Vec<String>, CallError> {
         let list = self.optional(key, "array", |value| match value {
@@ -159,6 +216,44 @@ impl Params {
                 other => Err(self.nested_issue(key, position.to_string(), kind(&other))),
             })
             .collect()
+    }
+
+    /// A list of texts, if given.
+    pub(super) fn optional_texts(&mut self, key: &str) -> Result<Option<Vec<String>>, CallError> {
+        if self.is_given(key) {
+            self.texts(key).map(Some)
+        } else {
+            Ok(None)
+        }
+    }
+
+    /// A list of regular expressions, if given: JavaScript sends `{source, flags}`.
+    pub(super) fn optional_patterns(
+        &mut self,
+        key: &str,
+    ) -> Result<Option<Vec<Pattern>>, CallError> {
+        let list = self.optional(key, "array", |value| match value {
+            Value::Array(list) => Ok(list),
+            other => Err(other),
+        })?;
+        let pattern = |value: &Value| {
+            let flags = value.get("flags").and_then(Value::as_str);
+            Some(Pattern {
+                source: value.get("source")?.as_str()?.to_owned(),
+                flags: flags.unwrap_or_default().to_owned(),
+            })
+        };
+        list.map(|list| {
+            list.iter()
+                .map(|value| pattern(value).ok_or_else(|| self.issue(key, "RegExp", kind(value))))
+                .collect()
+        })
+        .transpose()
+    }
+
+    /// Any number.
+    pub(super) fn optional_float(&mut self, key: &str) -> Result<Option<f64>, CallError> {
+        self.optional(key, "number", |value| value.as_f64().ok_or(value))
     }
 
     /// An object of texts; empty when absent.
@@ -213,6 +308,37 @@ impl Params {
             received,
         }])
     }
+}
+
+/// With or without a zone; without one it is UTC, as everything in a sandbox.
+fn time_of_text(text: &str) -> Option<FileTime> {
+    let time: Timestamp = text.parse().ok().or_else(|| {
+        let civil: jiff::civil::DateTime = text.parse().ok()?;
+        Some(civil.to_zoned(jiff::tz::TimeZone::UTC).ok()?.timestamp())
+    })?;
+    let nanoseconds = time.as_nanosecond();
+    Some(FileTime {
+        seconds: i64::try_from(nanoseconds.div_euclid(1_000_000_000)).ok()?,
+        nanoseconds: u32::try_from(nanoseconds.rem_euclid(1_000_000_000)).ok()?,
+    })
+}
+
+fn time_of_number(number: &serde_json::Number) -> Option<FileTime> {
+    /// Beyond the times of any file system, and exact as a double.
+    const SECONDS_MAX: f64 = 1e12;
+    if let Some(seconds) = number.as_i64() {
+        return Some(FileTime {
+            seconds,
+            nanoseconds: 0,
+        });
+    }
+    let value = number.as_f64().filter(|value| value.abs() <= SECONDS_MAX)?;
+    // To the microsecond, which is what a double of today's time holds.
+    let microseconds = (value * 1e6).round() as i64;
+    Some(FileTime {
+        seconds: microseconds.div_euclid(1_000_000),
+        nanoseconds: u32::try_from(microseconds.rem_euclid(1_000_000) * 1000).ok()?,
+    })
 }
 
 fn kind(value: &Value) -> &'static str {
@@ -292,6 +418,55 @@ mod tests {
             "number"
         );
         assert!(Params::new(Some(json!([]))).is_err());
+    }
+
+    #[test]
+    fn times_in_every_form() {
+        for (given, seconds, nanoseconds) in [
+            (
+                json!("2023-11-14T22:13:20.123Z"),
+                1_700_000_000,
+                123_000_000,
+            ),
+            (json!("2023-11-14T22:13:20+00:00"), 1_700_000_000, 0),
+            (json!("2023-11-14T22:13:20"), 1_700_000_000, 0),
+            (json!("1969-12-31T23:59:59.500Z"), -1, 500_000_000),
+            (json!(1_700_000_000), 1_700_000_000, 0),
+            (json!(1_700_000_000.25), 1_700_000_000, 250_000_000),
+            (json!(-0.5), -1, 500_000_000),
+        ] {
+            let time = params(json!({"mtime": given})).time("mtime").unwrap();
+            assert_eq!((time.seconds, time.nanoseconds), (seconds, nanoseconds));
+        }
+        for wrong in [json!("yesterday"), json!(1e300), json!(true), json!(null)] {
+            assert_eq!(
+                issue(params(json!({"mtime": wrong})).time("mtime")).expected,
+                "date"
+            );
+        }
+    }
+
+    #[test]
+    fn offsets_may_be_negative_and_texts() {
+        for (given, offset) in [
+            (json!(-4), -4),
+            (json!("-9223372036854775808"), i64::MIN),
+            (json!(5.0), 5),
+            (json!(-5.0), -5),
+        ] {
+            assert_eq!(
+                params(json!({"offset": given})).offset("offset").unwrap(),
+                offset
+            );
+        }
+        for wrong in [
+            json!("x"),
+            json!(1.5),
+            json!(null),
+            json!("9223372036854775808"),
+        ] {
+            issue(params(json!({"offset": wrong})).offset("offset"));
+        }
     }
 
     #[test]

@@ -11,6 +11,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::client::Client;
 use super::error::{CallError, RemoteError};
+use super::handles::Turn;
 use super::incoming::Call;
 use super::params::{Issue, Params};
 use super::session::Session;
@@ -56,6 +57,8 @@ pub(super) async fn notify(session: &Session, method: &str, params: Value) {
 pub(super) struct Begun {
     call: Call,
     abort: Option<(u64, CancellationToken)>,
+    /// Its place among the calls on one open file.
+    turn: Option<Turn>,
     /// The room that a long call takes until it is answered.
     room: Option<OwnedSemaphorePermit>,
 }
@@ -69,6 +72,7 @@ pub(super) fn begin(session: &Session, call: Call, room: Option<OwnedSemaphorePe
         .and_then(|params| params.get("abortId"))
         .and_then(Value::as_u64);
     Begun {
+        turn: session.handles.queue(&call.method, call.params.as_ref()),
         call,
         abort: abort_id.map(|id| (id, session.begin_abortable(id))),
         room,
@@ -87,11 +91,12 @@ pub(super) async fn refuse(session: &Session, call: Call, error: RemoteError) {
 pub(super) const ANSWER_SHARES: usize = 64;
 
 /// How many of [`ANSWER_SHARES`] a call takes, by how long its answer can be: about a share for
-/// 128 KiB. None for those that wait for something to happen, or for the client's own stream.
+/// 128 KiB. None for those that wait for something to happen, or for the client's own stream;
+/// reads of open files, which may wait for a pipe or for a lock, have their own bound in
+/// [`super::handles`].
 fn answer_share(method: &str) -> u32 {
     match method {
         "readFile" | "readTextFile" | "envToObject" => 1,
-        "fileRead" => 4,
         "readDir" | "walk" | "expandGlob" => 16,
         _ => 0,
     }
@@ -102,6 +107,7 @@ pub(super) async fn serve(session: Arc<Session>, begun: Begun) {
     let Begun {
         call,
         abort,
+        turn,
         room: _room,
     } = begun;
     let Call { id, method, params } = call;
@@ -116,7 +122,7 @@ pub(super) async fn serve(session: Arc<Session>, begun: Begun) {
             0 => None,
             share => session.answers.clone().acquire_many_owned(share).await.ok(),
         };
-        (dispatch(&session, &method, params).await, share)
+        (dispatch(&session, &method, params, turn).await, share)
     };
     let (outcome, _share) = tokio::select! {
         biased;
@@ -181,8 +187,12 @@ async fn dispatch(
     session: &Arc<Session>,
     method: &str,
     params: Option<Value>,
+    turn: Option<Turn>,
 ) -> Result<Done, CallError> {
     let mut params = Params::new(params)?;
+    if method.starts_with("file") {
+        params.number("fileHandleId")?;
+    }
     let value = match method {
         "abort" => {
             session.abort(params.number("abortId")?);
@@ -231,17 +241,24 @@ async fn dispatch(
         "makeTempFile" => file_changes::make_temp_file(session, params).await?,
         "open" => file_handles::open(session, params).await?,
         "create" => file_handles::create(session, params).await?,
-        "fileClose" => file_handles::close(session, params).await?,
-        "fileRead" => file_handles::read(session, params).await?,
-        "fileWrite" => file_handles::write(session, params).await?,
-        "fileSeek" => file_handles::seek(session, params).await?,
-        "fileStat" => file_handles::stat(session, params).await?,
-        "fileSync" => file_handles::sync(session, params).await?,
-        "fileSyncData" => file_handles::sync_data(session, params).await?,
-        "fileTruncate" => file_handles::truncate(session, params).await?,
-        "fileLock" => file_handles::lock(session, params).await?,
-        "fileUnlock" => file_handles::unlock(session, params).await?,
-        "fileUtime" => file_handles::utime(session, params).await?,
+        "fileClose" => file_handles::close(session, turn).await?,
+        "fileRead" => {
+            let (value, large) = file_handles::read(session, params, turn).await?;
+            return Ok(Done {
+                value,
+                after: None,
+                large,
+            });
+        }
+        "fileWrite" => file_handles::write(session, params, turn).await?,
+        "fileSeek" => file_handles::seek(session, params, turn).await?,
+        "fileStat" => file_handles::stat(session, turn).await?,
+        "fileSync" => file_handles::sync(session, turn, false).await?,
+        "fileSyncData" => file_handles::sync(session, turn, true).await?,
+        "fileTruncate" => file_handles::truncate(session, params, turn).await?,
+        "fileLock" => file_handles::lock(session, params, turn).await?,
+        "fileUnlock" => file_handles::unlock(session, turn).await?,
+        "fileUtime" => file_handles::utime(session, params, turn).await?,
         "walk" => return file_tree::walk(session, params).await,
         "expandGlob" => return file_tree::expand_glob(session, params).await,
         "vscode" => return vscode::start(session, params).await,

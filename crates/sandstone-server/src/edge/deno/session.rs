@@ -13,7 +13,9 @@ use tokio_util::sync::CancellationToken;
 use super::super::Edge;
 use super::client::Client;
 use super::error::{CallError, RemoteError};
+use super::file_tree;
 use super::files;
+use super::handles::Handles;
 use super::outbox::{Item, Outbox};
 use super::processes::Processes;
 use super::rpc::{ANSWER_SHARES, unexpected};
@@ -34,8 +36,11 @@ pub(super) struct Session {
     pub(super) processes: Processes,
     /// Shares of the answers that have not been sent.
     pub(super) answers: Arc<Semaphore>,
+    pub(super) handles: Handles,
     /// Permits for reading large files.
     pub(super) large_reads: Arc<Semaphore>,
+    /// Permits for walks through trees.
+    pub(super) walks: Arc<Semaphore>,
     aborts: Mutex<HashMap<u64, CancellationToken>>,
     /// Every open call is to be answered with an error now (trap 6).
     pub(super) closing: CancellationToken,
@@ -63,7 +68,9 @@ impl Session {
             downloads: Downloads::default(),
             processes: Processes::default(),
             answers: Arc::new(Semaphore::new(ANSWER_SHARES)),
+            handles: Handles::default(),
             large_reads: Arc::new(Semaphore::new(files::LARGE_READS)),
+            walks: Arc::new(Semaphore::new(file_tree::WALKS_MAX)),
             aborts: Mutex::default(),
             closing: CancellationToken::new(),
             ended: CancellationToken::new(),

@@ -139,6 +139,7 @@ pub(super) async fn run(
         }
     }
     session.uploads.close();
+    session.handles.close(&session.agent);
     session.ended.cancel();
     let _ = writer.await;
 }

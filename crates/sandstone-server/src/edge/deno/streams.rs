@@ -10,6 +10,7 @@ use serde_json::json;
 use tokio_util::sync::CancellationToken;
 
 use super::config::BASE64;
+use super::error::RemoteError;
 use super::outbox::{Gone, Item, Outbox};
 
 /// Raw bytes in one message.
@@ -108,6 +109,28 @@ impl Download {
             self.send(text).await?;
         }
         Ok(())
+    }
+
+    /// Sends bytes that must not be cut. More than one message takes never go out.
+    pub(super) async fn enqueue_whole(&self, bytes: &[u8]) -> Result<(), Gone> {
+        if bytes.len() > CHUNK_MAX_BYTES {
+            tracing::warn!(bytes = bytes.len(), "a piece of a stream is too long");
+            return Ok(());
+        }
+        self.enqueue(bytes).await
+    }
+
+    /// Ends the stream with an error.
+    pub(super) async fn error(&self, error: &RemoteError) -> Result<(), Gone> {
+        self.send(
+            json!({
+                "jsonrpc": "2.0",
+                "method": "$sandbox.stream.error",
+                "params": {"streamId": self.id, "error": error.to_value()},
+            })
+            .to_string(),
+        )
+        .await
     }
 
     /// Ends the stream.

@@ -6,19 +6,22 @@ use std::io::{Error, Read, Write};
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::process::Stdio;
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use sandstone_node_api::AgentClient;
 use sandstone_protocol::GENERATION;
 use sandstone_protocol::frame::{Frame, FrameKind, HEADER_BYTES, WINDOW_BYTES, decode_header};
 use sandstone_protocol::message::{
-    self, Answer, Entry, ExitStatus, Failure, FileKind, Hello, Metadata, Reply, Request, Spawn,
-    WriteOptions,
+    self, Answer, Entry, ExitStatus, Failure, FileChange, FileKind, FileTime, Hello, Metadata,
+    Reply, Request, Spawn, WriteOptions,
 };
 use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream, ReadHalf, WriteHalf, duplex, split};
 use tokio::process::Command;
 use tokio::sync::{Mutex as AsyncMutex, Semaphore, mpsc, watch};
 use tokio::task::AbortHandle;
 use tokio_util::sync::CancellationToken;
+
+use super::open_files::OpenFiles;
 
 type Source = mpsc::Receiver<Option<Vec<u8>>>;
 
@@ -45,6 +48,7 @@ struct Shared {
     sources: Mutex<HashMap<u32, mpsc::Sender<Option<Vec<u8>>>>>,
     exits: Mutex<HashMap<u32, watch::Receiver<Option<ExitStatus>>>>,
     environment: Mutex<BTreeMap<String, String>>,
+    open_files: OpenFiles,
     /// Cancelled at the end: kills the processes.
     end: CancellationToken,
 }
@@ -65,6 +69,7 @@ async fn serve(stream: DuplexStream, environment: BTreeMap<String, String>) {
         sources: Mutex::default(),
         exits: Mutex::default(),
         environment: Mutex::new(environment),
+        open_files: OpenFiles::default(),
         end: CancellationToken::new(),
     });
     let _end = shared.end.clone().drop_guard();
@@ -116,7 +121,7 @@ async fn read_frame(read: &mut ReadHalf<DuplexStream>) -> Option<(FrameKind, u32
     Some((kind, id, payload))
 }
 
-fn failure(error: &Error) -> Failure {
+pub(super) fn failure(error: &Error) -> Failure {
     Failure {
         errno: error.raw_os_error(),
         message: error.to_string(),
@@ -185,6 +190,9 @@ impl Shared {
                 Ok(Answer::Done)
             }
             Request::EnvAll => Ok(Answer::Variables(self.environment.lock().unwrap().clone())),
+            request @ (Request::Open { .. } | Request::Handle { .. } | Request::Close { .. }) => {
+                self.open_files.answer(request).await
+            }
             other => files(other).map_err(|error| failure(&error)),
         }
     }
@@ -368,6 +376,28 @@ fn files(request: Request) -> std::io::Result<Answer> {
                 });
             }
             Ok(Answer::Entries(entries))
+        }
+        Request::Change(FileChange::Rename { from, to }) => {
+            std::fs::rename(from, to)?;
+            Ok(Answer::Done)
+        }
+        Request::Change(FileChange::SetTimes {
+            path,
+            accessed,
+            modified,
+        }) => {
+            let time = |time: FileTime| {
+                let since = Duration::new(time.seconds.try_into().unwrap(), time.nanoseconds);
+                std::time::UNIX_EPOCH + since
+            };
+            let times = std::fs::FileTimes::new()
+                .set_accessed(time(accessed))
+                .set_modified(time(modified));
+            std::fs::File::options()
+                .write(true)
+                .open(path)?
+                .set_times(times)?;
+            Ok(Answer::Done)
         }
         Request::MakeDir {
             path, recursive, ..

@@ -4,7 +4,9 @@
 mod agent;
 mod client;
 mod files;
+mod handles;
 mod harness;
+mod open_files;
 mod own;
 mod processes;
 mod rest;

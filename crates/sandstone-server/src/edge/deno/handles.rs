@@ -1,0 +1,269 @@
+//! The files that one connection has open.
+//!
+//! The connection to the agent is shared by all clients of a sandbox, so the agent cannot know
+//! whose a file is: each session keeps its own, and closes them when it ends. Ids that clients see
+//! count from 1 in each session.
+//!
+//! Calls of a client run concurrently, but those on one file take turns, in the order in which
+//! they came. A turn is queued while the socket is read, before the call's own task begins.
+
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use sandstone_node_api::AgentClient;
+use sandstone_protocol::message::{HANDLE_BYTES_MAX, HandleId, Request};
+use serde_json::Value;
+use tokio::sync::Semaphore;
+use tokio_util::sync::CancellationToken;
+
+use super::error::RemoteError;
+
+/// Open files of one session. JavaScript's `download` opens every file of a tree and closes none.
+const FILES_MAX: usize = 4096;
+
+/// Bytes that reads and writes of one session have under way together.
+const ROOM_BYTES: usize = 8 << 20;
+
+/// The open files of one session.
+#[derive(Debug)]
+pub(super) struct Handles {
+    table: Mutex<Table>,
+    /// Room for the bytes of reads and writes.
+    pub(super) room: Arc<Semaphore>,
+}
+
+#[derive(Debug, Default)]
+struct Table {
+    last_id: u64,
+    files: HashMap<u64, Arc<OpenFile>>,
+    /// The session is over.
+    ended: bool,
+}
+
+/// A file that is open, or is just being opened.
+#[derive(Debug)]
+pub(super) struct OpenFile {
+    /// The agent's id.
+    pub(super) handle: HandleId,
+    /// As the client gave it.
+    pub(super) path: String,
+    /// It can make a read or write wait for ever.
+    pub(super) blocks: AtomicBool,
+    /// Fires when the client closes it.
+    pub(super) closing: CancellationToken,
+    /// Fires when the last turn so far is over.
+    last_turn: Mutex<CancellationToken>,
+}
+
+/// The turn of one call on its file. The next comes when this one is dropped.
+#[derive(Debug)]
+pub(super) struct Turn {
+    /// The file.
+    pub(super) file: Arc<OpenFile>,
+    before: CancellationToken,
+    over: CancellationToken,
+}
+
+/// A file that is being opened. Dropping it without [`Opening::done`] closes it.
+#[derive(Debug)]
+pub(super) struct Opening<'a> {
+    handles: &'a Handles,
+    agent: &'a Arc<AgentClient>,
+    id: u64,
+    /// The file.
+    pub(super) file: Arc<OpenFile>,
+    is_done: bool,
+}
+
+impl Default for Handles {
+    fn default() -> Self {
+        const _: () = assert!(HANDLE_BYTES_MAX <= ROOM_BYTES);
+        Self {
+            table: Mutex::default(),
+            room: Arc::new(Semaphore::new(ROOM_BYTES)),
+        }
+    }
+}
+
+impl Handles {
+    /// Takes note of a file that is about to be opened.
+    pub(super) fn open<'a>(
+        &'a self,
+        agent: &'a Arc<AgentClient>,
+        path: &str,
+    ) -> Result<Opening<'a>, RemoteError> {
+        let mut table = self.lock();
+        if table.ended {
+            return Err(RemoteError::connection_closing("the connection has ended"));
+        }
+        if table.files.len() >= FILES_MAX {
+            return Err(RemoteError::new(
+                "Error",
+                format!(
+                    "Too many open files (os error 24): this connection has {FILES_MAX} files \
+                     open; close some: open '{path}'"
+                ),
+            )
+            .with_code("EMFILE"));
+        }
+        let ready = CancellationToken::new();
+        ready.cancel();
+        let file = Arc::new(OpenFile {
+            handle: agent.fresh_id(),
+            path: path.to_owned(),
+            blocks: AtomicBool::new(false),
+            closing: CancellationToken::new(),
+            last_turn: Mutex::new(ready),
+        });
+        table.last_id += 1;
+        let id = table.last_id;
+        table.files.insert(id, file.clone());
+        Ok(Opening {
+            handles: self,
+            agent,
+            id,
+            file,
+            is_done: false,
+        })
+    }
+
+    /// Queues a call, if it is one on an open file. A call that closes the file is the last: it
+    /// ends waits, and calls after it find no file.
+    pub(super) fn queue(&self, method: &str, params: Option<&Value>) -> Option<Turn> {
+        if !method.starts_with("file") {
+            return None;
+        }
+        let id = params?.get("fileHandleId")?.as_u64()?;
+        let file = if method == "fileClose" {
+            let file = self.lock().files.remove(&id)?;
+            file.closing.cancel();
+            file
+        } else {
+            self.lock().files.get(&id)?.clone()
+        };
+        let over = CancellationToken::new();
+        let before = std::mem::replace(
+            &mut *file
+                .last_turn
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner),
+            over.clone(),
+        );
+        Some(Turn { file, before, over })
+    }
+
+    /// Closes all files: the session is over.
+    pub(super) fn close(&self, agent: &Arc<AgentClient>) {
+        let handles: Vec<HandleId> = {
+            let mut table = self.lock();
+            table.ended = true;
+            table.files.drain().map(|(_, file)| file.handle).collect()
+        };
+        tell(agent, handles);
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Table> {
+        self.table.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Lets the agent close files, whoever waits for that.
+pub(super) fn tell(agent: &Arc<AgentClient>, handles: Vec<HandleId>) {
+    if !handles.is_empty() {
+        detach(agent, Request::Close { handles });
+    }
+}
+
+/// Asks the agent for something whose outcome nobody waits for.
+pub(super) fn detach(agent: &Arc<AgentClient>, request: Request) {
+    let agent = agent.clone();
+    tokio::spawn(async move {
+        // Without the agent the file is closed as well.
+        let _ = agent.call(request).await;
+    });
+}
+
+impl Opening<'_> {
+    /// The file is open. What the client is to call it.
+    pub(super) fn done(mut self, blocks: bool) -> u64 {
+        self.file.blocks.store(blocks, Ordering::Relaxed);
+        self.is_done = true;
+        self.id
+    }
+}
+
+impl Drop for Opening<'_> {
+    fn drop(&mut self) {
+        if !self.is_done && self.handles.lock().files.remove(&self.id).is_some() {
+            tell(self.agent, vec![self.file.handle]);
+        }
+    }
+}
+
+impl Turn {
+    /// Waits until all calls before this one are over.
+    pub(super) async fn come(&self) {
+        self.before.cancelled().await;
+    }
+}
+
+impl Drop for Turn {
+    fn drop(&mut self) {
+        if self.before.is_cancelled() {
+            self.over.cancel();
+            return;
+        }
+        // Given up before its time: the next still waits for those before.
+        let (before, over) = (self.before.clone(), self.over.clone());
+        tokio::spawn(async move {
+            before.cancelled().await;
+            over.cancel();
+        });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use futures_util::FutureExt;
+    use serde_json::json;
+
+    fn file() -> Arc<OpenFile> {
+        let ready = CancellationToken::new();
+        ready.cancel();
+        Arc::new(OpenFile {
+            handle: 1,
+            path: "file".to_owned(),
+            blocks: AtomicBool::new(false),
+            closing: CancellationToken::new(),
+            last_turn: Mutex::new(ready),
+        })
+    }
+
+    #[tokio::test]
+    async fn calls_on_a_file_take_turns_whoever_gives_up() {
+        let handles = Handles::default();
+        handles.lock().files.insert(1, file());
+        let params = json!({"fileHandleId": 1});
+        let queue = |method| handles.queue(method, Some(&params));
+        assert!(queue("open").is_none());
+        let [first, second, third] = [(); 3].map(|()| queue("fileRead").unwrap());
+        first.come().await;
+        assert!(second.come().now_or_never().is_none());
+        drop(second);
+        tokio::task::yield_now().await;
+        assert!(
+            third.come().now_or_never().is_none(),
+            "the first is not over"
+        );
+        drop(first);
+        third.come().await;
+        let last = queue("fileClose").unwrap();
+        assert!(third.file.closing.is_cancelled());
+        assert!(queue("fileRead").is_none(), "no call comes after the close");
+        assert!(last.come().now_or_never().is_none());
+        drop(third);
+        last.come().await;
+    }
+}
