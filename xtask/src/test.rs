@@ -205,6 +205,7 @@ fn sdk_suites(arguments: &Arguments, counts: &mut Counts) -> Result<()> {
         "volumes.test.mjs",
         "sandbox.test.mjs",
         "snapshots.test.mjs",
+        "fs.test.mjs",
         "ssh.test.mjs",
     ]);
     node.args(CONFORMANCE);

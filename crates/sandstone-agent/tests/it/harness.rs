@@ -112,6 +112,14 @@ impl Sandbox {
             .count()
     }
 
+    /// What the agent has in memory.
+    pub(crate) fn resident_bytes(&self) -> usize {
+        let pid = self.agent().unwrap().as_raw_pid();
+        let pages = std::fs::read_to_string(format!("/proc/{pid}/statm")).unwrap();
+        let pages: usize = pages.split(' ').nth(1).unwrap().parse().unwrap();
+        pages * 4096
+    }
+
     /// Process 1 of the namespace, as the tests see it.
     fn agent(&self) -> Option<rustix::process::Pid> {
         let id = self.child.id();

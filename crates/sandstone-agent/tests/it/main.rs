@@ -15,3 +15,4 @@ mod interior;
 mod processes;
 mod streams;
 mod terminals;
+mod walks;
