@@ -33,8 +33,9 @@ pub(crate) use crate::wire::Closed;
 use crate::wire::{ReceiveError, Receiver, Sender};
 use crate::workers::{STACK_BYTES, Workers};
 
-/// Requests that may be unanswered at once; waits for processes count.
-const REQUESTS_MAX: usize = 4096;
+/// Requests that may be unanswered at once; waits for processes count. One host has many clients, and
+/// one that waits ten thousand times must not keep another from killing what it waits for.
+const REQUESTS_MAX: usize = 40_000;
 
 /// Streams that may be open at once.
 const STREAMS_MAX: usize = 4096;

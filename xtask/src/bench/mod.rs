@@ -5,6 +5,7 @@ mod client;
 mod create;
 mod figures;
 mod podman;
+mod rpc;
 mod storage;
 
 use anyhow::Result;
@@ -16,11 +17,14 @@ pub(crate) enum Bench {
     /// Volumes and snapshots: what operations take, beside a bare clone, and I/O, beside the
     /// host's file system and a podman volume.
     Storage(storage::Arguments),
+    /// Bytes and calls through each SDK, beside the same SDK on a server that does nothing.
+    Rpc(rpc::Arguments),
 }
 
 pub(crate) fn run(bench: &Bench) -> Result<()> {
     match bench {
         Bench::Create(arguments) => create::run(arguments),
         Bench::Storage(arguments) => storage::run(arguments),
+        Bench::Rpc(arguments) => rpc::run(arguments),
     }
 }

@@ -24,7 +24,7 @@ const QUEUE_BYTES: u32 = 4 << 20;
 const PING_INTERVAL: Duration = Duration::from_secs(30);
 
 /// What a client that takes anything at all takes in a second. A longer message is given more time.
-const RATE_MIN_BYTES: u64 = 256 << 10;
+const RATE_MIN_BYTES: u64 = 1 << 20;
 
 /// The sending end.
 #[derive(Debug, Clone)]
@@ -226,8 +226,8 @@ mod tests {
         let limit = Duration::from_secs(60);
         write(std::pin::pin!(sink), queue, limit, ended, gone.clone()).await;
         assert!(gone.is_cancelled());
-        // A megabyte has four seconds more.
-        assert_eq!(begun.elapsed(), Duration::from_secs(64));
+        // A megabyte has a second more.
+        assert_eq!(begun.elapsed(), Duration::from_secs(61));
         assert!(outbox.send(Item::Text(String::new())).await.is_err());
     }
 }

@@ -7,6 +7,7 @@ use sandstone_protocol::message::Answer;
 use serde::Serialize;
 use serde_json::{Value, json};
 use tokio::sync::OwnedSemaphorePermit;
+use tokio::task::spawn_blocking;
 use tokio_util::sync::CancellationToken;
 
 use super::client::Client;
@@ -136,7 +137,7 @@ pub(super) async fn serve(session: Arc<Session>, begun: Begun) {
     if let Some((abort_id, _)) = abort {
         session.end_abortable(abort_id);
     }
-    let (result, after, _large) = match outcome {
+    let (result, after, large) = match outcome {
         Ok(Done {
             value,
             after,
@@ -144,7 +145,16 @@ pub(super) async fn serve(session: Arc<Session>, begun: Begun) {
         }) => (Ok(value), after, large),
         Err(error) => (Err(error), None, None),
     };
-    session.send(answer(session.client, &id, result)).await;
+    let client = session.client;
+    let text = if large.is_some() {
+        // Seconds of work for the largest, in which this thread could serve nobody else.
+        let worded = spawn_blocking(move || answer(client, &id, result)).await;
+        let Ok(text) = worded else { return };
+        text
+    } else {
+        answer(client, &id, result)
+    };
+    session.send(text).await;
     if let Some(after) = after {
         after(&session);
     }

@@ -11,7 +11,7 @@ use sandstone_api::SandboxId;
 use sandstone_core::StopReason;
 use sandstone_node_api::AgentClient;
 use tokio::sync::Semaphore;
-use tokio::task::JoinSet;
+use tokio::task::{JoinSet, spawn_blocking};
 use tokio::time::{Instant, sleep, timeout};
 use tokio_util::sync::CancellationToken;
 use tracing::Instrument;
@@ -35,6 +35,9 @@ const OPEN_CALL_BYTES: u32 = 256 << 20;
 
 /// A call shorter than this brings nothing to speak of.
 const SHORT_CALL_BYTES: usize = 4 << 10;
+
+/// A message from this length on is read on a thread of its own.
+const LONG_MESSAGE_BYTES: usize = 2 << 20;
 
 /// Pings and pongs that a client may send in [`CONTROL_PERIOD`]. The SDKs send one in 20 seconds;
 /// each ping makes an answer that waits until the client reads.
@@ -209,7 +212,17 @@ async fn read(
             }
             continue;
         }
-        match incoming::parse(&text) {
+        let length = text.len();
+        let parsed = if length < LONG_MESSAGE_BYTES {
+            incoming::parse(&text)
+        } else {
+            // A second of work for the longest, in which this thread could serve nobody else.
+            match spawn_blocking(move || incoming::parse(&text)).await {
+                Ok(parsed) => parsed,
+                Err(_) => return End::Panicked,
+            }
+        };
+        match parsed {
             Ok(Incoming::Call(call)) if calls.len() >= OPEN_CALLS_MAX => {
                 let error = RemoteError::new(
                     "Error",
@@ -224,10 +237,10 @@ async fn read(
                 }
             }
             Ok(Incoming::Call(call)) => {
-                let permit = if text.len() < SHORT_CALL_BYTES {
+                let permit = if length < SHORT_CALL_BYTES {
                     None
                 } else {
-                    let length = u32::try_from(text.len()).unwrap_or(u32::MAX);
+                    let length = u32::try_from(length).unwrap_or(u32::MAX);
                     tokio::select! {
                         biased;
                         end = &mut over => return end,
