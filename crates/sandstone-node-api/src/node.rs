@@ -232,6 +232,9 @@ pub trait NodeApi: fmt::Debug + Send + Sync {
     /// A connection to a running sandbox's agent, shared by all callers.
     async fn agent(&self, id: SandboxId) -> Result<Arc<AgentClient>, NodeError>;
 
+    /// How many processes of a running sandbox the kernel killed so far because its memory ran out.
+    async fn oom_kills(&self, id: SandboxId) -> Result<u64, NodeError>;
+
     /// The node's own reports. Given out once; later calls return `None`.
     fn take_events(&self) -> Option<mpsc::Receiver<NodeEvent>>;
 

@@ -182,6 +182,17 @@ impl Cgroups {
         Ok(sum_of(&text, &keys))
     }
 
+    /// How many of a slot's processes the kernel killed because its memory ran out.
+    pub(crate) fn oom_kills(&self, slot: Slot) -> Result<u64, Error> {
+        let (root, file) = match &self.layout {
+            Layout::V1 { memory, .. } => (memory, "memory.oom_control"),
+            Layout::V2 { root } => (root, "memory.events"),
+        };
+        let path = self.dir(root, slot).join(file);
+        let text = fs::read_to_string(&path).step(|| format!("read {}", path.display()))?;
+        Ok(sum_of(&text, &["oom_kill"]))
+    }
+
     /// Sees to it that the processes of a slot can die: frozen ones do not. In version 2 this
     /// kills them too.
     pub(crate) fn begin_kill(&self, slot: Slot) -> Result<(), Error> {
@@ -416,6 +427,14 @@ fn sum_of(text: &str, keys: &[&str]) -> u64 {
 
 #[cfg(test)]
 mod tests {
+    #[test]
+    fn both_versions_count_victims_alike() {
+        let v1 = "oom_kill_disable 0\nunder_oom 0\noom_kill 3\n";
+        let v2 = "low 0\nhigh 0\nmax 9\noom 4\noom_kill 3\noom_group_kill 0\n";
+        assert_eq!(sum_of(v1, &["oom_kill"]), 3);
+        assert_eq!(sum_of(v2, &["oom_kill"]), 3);
+    }
+
     #[test]
     fn only_the_named_entries_count() {
         let text = "dirty 1\ntotal_dirty 4096\ntotal_writeback 8192\nfile_dirty x\n";

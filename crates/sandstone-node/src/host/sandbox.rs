@@ -244,6 +244,13 @@ impl Host {
         Ok(Trees { root, mounts })
     }
 
+    /// How many processes of a sandbox were killed because its memory ran out.
+    pub(crate) fn oom_kills(&self, id: SandboxId) -> Result<u64, NodeError> {
+        self.runtime
+            .oom_kills(id.suffix())
+            .map_err(|error| failed(format!("counting the victims of {id}'s memory"), error))
+    }
+
     /// Takes a sandbox down, whatever is left of it. Returns when its data is on disk.
     pub(crate) fn stop(&self, id: SandboxId) -> Result<(), NodeError> {
         let mut laps = Laps::start();

@@ -155,6 +155,11 @@ impl NodeApi for Node {
         self.agent_of(id).await
     }
 
+    async fn oom_kills(&self, id: SandboxId) -> Result<u64, NodeError> {
+        self.on_host("oom_kills", move |host| host.oom_kills(id))
+            .await
+    }
+
     fn take_events(&self) -> Option<mpsc::Receiver<NodeEvent>> {
         lock(&self.events_out).take()
     }

@@ -272,6 +272,18 @@ impl Runtime {
         self.cgroups.unwritten()
     }
 
+    /// How many processes of a sandbox the kernel killed so far because its memory ran out.
+    ///
+    /// # Errors
+    /// [`Error::Unknown`], [`Error::Io`].
+    pub fn oom_kills(&self, name: &str) -> Result<u64, Error> {
+        let (slot, _) = self
+            .registry
+            .find(name)
+            .ok_or_else(|| Error::Unknown(name.to_owned()))?;
+        self.cgroups.oom_kills(slot)
+    }
+
     /// A pidfd of the sandbox's PID 1: readable once that has ended.
     ///
     /// # Errors

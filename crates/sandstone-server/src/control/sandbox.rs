@@ -102,6 +102,18 @@ impl ControlPlane {
         })
     }
 
+    /// How many processes of a sandbox the kernel killed so far because its memory ran out; nothing
+    /// when that cannot be found out.
+    pub(crate) async fn oom_kills(&self, id: SandboxId) -> Option<u64> {
+        match self.node.oom_kills(id).await {
+            Ok(kills) => Some(kills),
+            Err(error) => {
+                tracing::debug!(sandbox = %id, error = %Chain(&error), "no count of memory's victims");
+                None
+            }
+        }
+    }
+
     /// Lets a running sandbox live until `until`, but not longer from now than the server
     /// allows, and never shorter than it would anyway. Returns the granted instant, which is in the
     /// future. A sandbox that lives as long as its session keeps doing so.

@@ -77,6 +77,7 @@ struct Edge {
     stall_limit: Duration,
     editor: Option<String>,
     ssh: Option<SshEndpoint>,
+    programs: deno::SandboxPrograms,
 }
 
 /// All routes, over `control`.
@@ -84,6 +85,7 @@ pub fn router(control: Arc<ControlPlane>, config: EdgeConfig) -> Router {
     let edge = Arc::new(Edge {
         control,
         stream_ids: deno::StreamIds::new(config.entropy.as_ref()),
+        programs: deno::SandboxPrograms::default(),
         clock: config.clock,
         entropy: config.entropy,
         stall_limit: config.stall_limit,

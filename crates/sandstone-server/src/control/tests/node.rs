@@ -570,6 +570,10 @@ impl NodeApi for FakeNode {
         Ok(AgentClient::connect(ours).await.unwrap())
     }
 
+    async fn oom_kills(&self, _: SandboxId) -> Result<u64, NodeError> {
+        Ok(0)
+    }
+
     fn take_events(&self) -> Option<mpsc::Receiver<NodeEvent>> {
         self.state().events.take()
     }

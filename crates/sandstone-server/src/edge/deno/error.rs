@@ -14,6 +14,8 @@ const MESSAGE_MAX_BYTES: usize = 4096;
 pub(super) enum CallError {
     /// The sandbox or the server says no.
     Remote(RemoteError),
+    /// A program inside the sandbox threw something.
+    Thrown(Box<Thrown>),
     /// The parameters are not what the method takes.
     InvalidParams(Vec<Issue>),
     /// There is no such method.
@@ -31,6 +33,36 @@ pub(super) struct RemoteError {
     pub(super) code: Option<&'static str>,
     /// `error.name`, for a `DOMException`.
     pub(super) name: Option<&'static str>,
+}
+
+/// An error that JavaScript code inside the sandbox threw. Nothing about it is to be trusted but its
+/// size.
+#[derive(Debug, Clone, PartialEq, Eq, serde::Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub(super) struct Thrown {
+    /// The class that the SDK makes, where it knows it.
+    pub(super) constructor_name: String,
+    /// What happened.
+    pub(super) message: String,
+    /// `error.name`.
+    pub(super) name: Option<String>,
+    /// `error.stack`.
+    pub(super) stack: Option<String>,
+    /// `error.code`.
+    pub(super) code: Option<String>,
+}
+
+impl Thrown {
+    /// The object on the wire.
+    pub(super) fn to_value(&self) -> Value {
+        json!({
+            "constructorName": self.constructor_name,
+            "message": self.message,
+            "code": self.code,
+            "name": self.name,
+            "stack": self.stack,
+        })
+    }
 }
 
 impl From<RemoteError> for CallError {

@@ -40,25 +40,32 @@
 
 mod client;
 mod config;
+mod decode;
 mod deno_processes;
 mod environment;
 mod error;
 mod expose;
 mod fetch;
+mod fetch_body;
 mod file_changes;
 mod file_handles;
 mod file_tree;
 mod files;
 mod handles;
 mod handshake;
+mod http_client;
 mod incoming;
 mod labels;
+mod mangled;
 mod network;
 mod outbox;
 mod page;
 mod params;
 mod primary;
 mod processes;
+mod programs;
+mod pumps;
+mod repl;
 mod rpc;
 mod sandboxes;
 mod session;
@@ -80,6 +87,7 @@ use axum::response::Response;
 use axum::routing::{delete, get, post};
 
 use super::Edge;
+pub(super) use programs::SandboxPrograms;
 pub(super) use streams::StreamIds;
 
 /// All routes of this dialect.

@@ -218,6 +218,23 @@ impl Params {
             .collect()
     }
 
+    /// A list of anything; empty when absent.
+    pub(super) fn values(&mut self, key: &str) -> Result<Vec<Value>, CallError> {
+        let list = self.optional(key, "array", |value| match value {
+            Value::Array(list) => Ok(list),
+            other => Err(other),
+        })?;
+        Ok(list.unwrap_or_default())
+    }
+
+    /// A switch that can also be a list of texts: nothing when it is off, else the list.
+    pub(super) fn flag_or_texts(&mut self, key: &str) -> Result<Option<Vec<String>>, CallError> {
+        if let Some(Value::Bool(flag)) = self.values.get(key) {
+            return Ok(flag.then(Vec::new));
+        }
+        self.optional_texts(key)
+    }
+
     /// A list of texts, if given.
     pub(super) fn optional_texts(&mut self, key: &str) -> Result<Option<Vec<String>>, CallError> {
         if self.is_given(key) {

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use sandstone_protocol::message::Answer;
 use serde::Serialize;
+use serde_json::value::RawValue;
 use serde_json::{Value, json};
 use tokio::sync::OwnedSemaphorePermit;
 use tokio::task::spawn_blocking;
@@ -18,7 +19,7 @@ use super::params::{Issue, Params};
 use super::session::Session;
 use super::{
     deno_processes, environment, expose, fetch, file_changes, file_handles, file_tree, files,
-    processes, vscode,
+    processes, repl, vscode,
 };
 use files::LargeRead;
 
@@ -163,9 +164,17 @@ pub(super) async fn serve(session: Arc<Session>, begun: Begun) {
 /// What happens once the answer is on its way.
 type After = Box<dyn FnOnce(&Arc<Session>) + Send>;
 
+/// What a call gave.
+#[derive(Debug, Serialize)]
+#[serde(untagged)]
+enum Answered {
+    Value(Value),
+    Json(Box<RawValue>),
+}
+
 /// A call that worked.
 pub(super) struct Done {
-    value: Value,
+    value: Answered,
     after: Option<After>,
     large: LargeRead,
 }
@@ -174,15 +183,27 @@ impl Done {
     /// An answer.
     pub(super) fn new(value: Value) -> Self {
         Self {
-            value,
+            value: Answered::Value(value),
             after: None,
             large: None,
         }
     }
 
-    /// The answer, to add to it.
-    pub(super) fn value_mut(&mut self) -> &mut Value {
-        &mut self.value
+    /// An answer that is JSON text already, passed on as it is: the order of keys stays.
+    pub(super) fn json(text: Box<RawValue>) -> Self {
+        Self {
+            value: Answered::Json(text),
+            after: None,
+            large: None,
+        }
+    }
+
+    /// The answer, to add to it; nothing if it is text already.
+    pub(super) fn value_mut(&mut self) -> Option<&mut Value> {
+        match &mut self.value {
+            Answered::Value(value) => Some(value),
+            Answered::Json(_) => None,
+        }
     }
 
     /// The same, with something to be done once the answer is on its way: no message of a stream
@@ -213,10 +234,10 @@ async fn dispatch(
         "processKill" => processes::kill(session, params).await?,
         "spawnDeno" => return deno_processes::run(session, params).await,
         "denoHttpWait" => deno_processes::http_wait(session, params).await?,
-        "spawnDenoRepl" => return deno_processes::repl(session, params).await,
-        "denoReplEval" => deno_processes::repl_eval(session, params).await?,
-        "denoReplCall" => deno_processes::repl_call(session, params).await?,
-        "denoReplClose" => deno_processes::repl_close(session, params).await?,
+        "spawnDenoRepl" => return repl::spawn(session, params).await,
+        "denoReplEval" => return repl::eval(session, params).await,
+        "denoReplCall" => return repl::call(session, params).await,
+        "denoReplClose" => repl::close(session, params).await?,
         "readFile" | "readTextFile" => {
             let (value, large) = if method == "readFile" {
                 files::read(session, params).await?
@@ -224,7 +245,7 @@ async fn dispatch(
                 files::read_text(session, params).await?
             };
             return Ok(Done {
-                value,
+                value: Answered::Value(value),
                 after: None,
                 large,
             });
@@ -255,7 +276,7 @@ async fn dispatch(
         "fileRead" => {
             let (value, large) = file_handles::read(session, params, turn).await?;
             return Ok(Done {
-                value,
+                value: Answered::Value(value),
                 after: None,
                 large,
             });
@@ -310,12 +331,12 @@ enum Outcome<'a> {
 #[serde(rename_all = "snake_case")]
 enum Content<'a> {
     /// Must be there even when it is null.
-    Ok(&'a Value),
+    Ok(&'a Answered),
     Error(Value),
 }
 
 /// Words an answer (traps 5 and 7).
-fn answer(client: Client, id: &Value, result: Result<Value, CallError>) -> String {
+fn answer(client: Client, id: &Value, result: Result<Answered, CallError>) -> String {
     let remote = |error: RemoteError| Outcome::Result(Content::Error(error.to_value()));
     let encode = |outcome| {
         let jsonrpc = "2.0";
@@ -354,6 +375,7 @@ fn answer(client: Client, id: &Value, result: Result<Value, CallError>) -> Strin
             remote(RemoteError::new("TypeError", what.join("; ")).with_code("EINVAL"))
         }
         Err(CallError::Remote(error)) => remote(error.clone()),
+        Err(CallError::Thrown(thrown)) => Outcome::Result(Content::Error(thrown.to_value())),
     });
     let limit = client.message_max_bytes();
     if text.len() <= limit {
@@ -367,7 +389,7 @@ mod tests {
     use super::*;
 
     fn json_of(client: Client, result: Result<Value, CallError>) -> Value {
-        serde_json::from_str(&answer(client, &json!(0), result)).unwrap()
+        serde_json::from_str(&answer(client, &json!(0), result.map(Answered::Value))).unwrap()
     }
 
     fn invalid() -> CallError {
@@ -417,10 +439,10 @@ mod tests {
     #[test]
     fn trap_7_no_answer_is_too_long_for_python() {
         let long = Value::String("\u{1}".repeat(300_000));
-        let text = answer(Client::Python, &json!(1), Ok(long.clone()));
+        let text = answer(Client::Python, &json!(1), Ok(Answered::Value(long.clone())));
         assert!(text.len() <= Client::Python.message_max_bytes());
         assert!(text.contains("RangeError"));
-        let text = answer(Client::JavaScript, &json!(1), Ok(long));
+        let text = answer(Client::JavaScript, &json!(1), Ok(Answered::Value(long)));
         assert!(!text.contains("RangeError"));
     }
 }

@@ -7,7 +7,7 @@ use sandstone_api::SandboxId;
 use sandstone_node_api::AgentClient;
 use sandstone_protocol::message::{Answer, Request};
 use serde_json::Value;
-use tokio::sync::Semaphore;
+use tokio::sync::{OnceCell, Semaphore};
 use tokio_util::sync::CancellationToken;
 
 use super::super::Edge;
@@ -18,6 +18,7 @@ use super::files;
 use super::handles::Handles;
 use super::outbox::{Item, Outbox};
 use super::processes::Processes;
+use super::programs::Programs;
 use super::rpc::{ANSWER_SHARES, unexpected};
 use super::streams::{Download, Downloads};
 use super::uploads::Uploads;
@@ -37,6 +38,10 @@ pub(super) struct Session {
     /// Shares of the answers that have not been sent.
     pub(super) answers: Arc<Semaphore>,
     pub(super) handles: Handles,
+    /// What is known of the sandbox's processes on every connection to it.
+    pub(super) programs: Arc<Programs>,
+    /// How `fetch` speaks TLS, as the sandbox's programs would.
+    pub(super) tls: OnceCell<Arc<rustls::ClientConfig>>,
     /// Permits for reading large files.
     pub(super) large_reads: Arc<Semaphore>,
     /// Permits for walks through trees.
@@ -58,6 +63,8 @@ impl Session {
         outbox: Outbox,
     ) -> Self {
         Self {
+            programs: edge.programs.of(sandbox),
+            tls: OnceCell::new(),
             edge,
             who,
             sandbox,

@@ -42,7 +42,7 @@ const STALL_LIMIT: Duration = Duration::from_secs(2);
 pub(super) enum Purpose {
     /// Standard input of a process.
     Input,
-    /// Content of a file.
+    /// Content of a file, or the body of a request.
     File,
 }
 

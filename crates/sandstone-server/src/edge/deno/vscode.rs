@@ -57,11 +57,12 @@ pub(super) async fn start(session: &Arc<Session>, mut params: Params) -> Result<
         "stderr": "piped",
     });
     let mut done = processes::spawn(session, Params::new(Some(spawn))?).await?;
-    let value = done.value_mut();
+    let no_process = || RemoteError::new("Error", "the editor has no process");
+    let value = done.value_mut().ok_or_else(no_process)?;
     let pid = value["pid"]
         .as_u64()
         .and_then(|pid| u32::try_from(pid).ok());
-    let pid = pid.ok_or_else(|| RemoteError::new("Error", "the editor has no process"))?;
+    let pid = pid.ok_or_else(no_process)?;
     let failure = tokio::select! {
         listens = timeout(START_LIMIT, until_it_listens(session, port)) => match listens {
             Ok(Ok(())) => {

@@ -85,6 +85,8 @@ pub(super) struct FakeNode {
     pub(super) start_ms: AtomicU64,
     /// How long an end takes, milliseconds.
     pub(super) stop_ms: AtomicU64,
+    /// Processes that were killed because memory ran out.
+    pub(super) oom_kills: AtomicU64,
 }
 
 impl FakeNode {
@@ -197,6 +199,10 @@ impl NodeApi for FakeNode {
         let agents = self.agents.lock().unwrap();
         let agent = agents.get(&id).map(|(_, client)| client.clone());
         agent.ok_or(NodeError::NoSuchSandbox(id))
+    }
+
+    async fn oom_kills(&self, _: SandboxId) -> Result<u64, NodeError> {
+        Ok(self.oom_kills.load(Ordering::SeqCst))
     }
 
     fn take_events(&self) -> Option<mpsc::Receiver<NodeEvent>> {
