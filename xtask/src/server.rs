@@ -104,7 +104,8 @@ impl Server {
             .arg(&settings.data)
             .args(["--listen", &settings.listen])
             // Several servers share this host.
-            .args(["--ssh-listen", "127.0.0.1:0", "--image-cache"])
+            .args(["--ssh-listen", "127.0.0.1:0"])
+            .args(["--expose-listen", "127.0.0.1:0", "--image-cache"])
             .arg(&settings.image_cache)
             .args(&settings.arguments)
             .stdin(Stdio::null())

@@ -178,6 +178,7 @@ fn sdk_suites(arguments: &Arguments, counts: &mut Counts) -> Result<()> {
             .envs(access.variables())
             .envs(tools::suite_settings(&scratch, &arguments.image_cache))
             .env("SANDSTONE_TEST_DATA_DIR", &data)
+            .env("SANDSTONE_TEST_EXPOSE_CA", data.join("expose-ca.pem"))
             .env("SANDSTONE_TEST_SERVER_PID", &server_pid)
             .env("NO_COLOR", "1")
             .env_remove("RUST_BACKTRACE");
@@ -207,6 +208,7 @@ fn sdk_suites(arguments: &Arguments, counts: &mut Counts) -> Result<()> {
         "snapshots.test.mjs",
         "fs.test.mjs",
         "ssh.test.mjs",
+        "expose.test.mjs",
     ]);
     node.args(CONFORMANCE);
     let node = unless_filtered(any, counted(&mut node, counts));

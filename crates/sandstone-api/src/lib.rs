@@ -17,8 +17,8 @@ pub use id::{
     ID_ALPHABET, ID_RANDOM_CHARS, IdSuffix, ImageId, ParseIdError, SandboxId, SnapshotId, VolumeId,
 };
 pub use object::{
-    DirectoryEntry, ErrorBody, ObjectRef, Pool, Sandbox, SandboxStatus, Snapshot, SnapshotDetail,
-    Volume, VolumeDetail,
+    DirectoryEntry, ErrorBody, Exposure, ObjectRef, Pool, Sandbox, SandboxStatus, Snapshot,
+    SnapshotDetail, Volume, VolumeDetail,
 };
 pub use region::{ParseRegionError, Region};
 pub use slug::{ParseSlugError, Slug};

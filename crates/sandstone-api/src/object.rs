@@ -163,6 +163,19 @@ pub struct Sandbox {
     pub labels: BTreeMap<String, String>,
 }
 
+/// A name under which a server in a sandbox can be reached, at `https://` and its domain.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Exposure {
+    /// Host name, and port unless that is 443.
+    pub domain: String,
+    /// The port in the sandbox that it leads to.
+    pub port: Option<u16>,
+    /// The process in the sandbox to whose server it leads.
+    pub pid: Option<u32>,
+    /// When it was issued, RFC 3339.
+    pub created_at: String,
+}
+
 /// The body of every answer that is not a success.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ErrorBody {

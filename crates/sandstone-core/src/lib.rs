@@ -7,6 +7,7 @@
 mod ambient;
 mod attachment;
 mod denied;
+mod exposure;
 mod image;
 mod limits;
 mod mount_path;
@@ -17,6 +18,9 @@ mod snapshot;
 pub use ambient::{Clock, Entropy, Timestamp};
 pub use attachment::{AttachmentEvent, AttachmentState};
 pub use denied::Denied;
+pub use exposure::{
+    EXPOSURES_PER_SANDBOX_MAX, ExposureName, ExposureTarget, ParseExposureNameError,
+};
 pub use image::{ImageEvent, ImageState};
 pub use limits::{
     BOOTABLE_CAPACITY_MIN, CAPACITY_MAX, CAPACITY_MIN, DELETION_GRACE_MS, LABEL_KEY_MAX_BYTES,

@@ -113,6 +113,12 @@ pub enum StoreError {
     /// The sandbox has as many SSH users as it may have.
     #[error("sandbox {0} has too many SSH users")]
     TooManySshUsers(SandboxId),
+    /// This name was not issued for the sandbox.
+    #[error("sandbox {0} has no such exposure")]
+    ExposureNotFound(SandboxId),
+    /// The sandbox has as many names as it may have.
+    #[error("sandbox {0} has too many exposures")]
+    TooManyExposures(SandboxId),
     /// The token belongs to another organisation.
     #[error("the token belongs to another organisation")]
     TokenTaken,

@@ -23,6 +23,7 @@ mod attachment;
 mod begin;
 mod care;
 mod error;
+mod exposure;
 mod grow;
 mod image;
 mod image_life;
@@ -44,6 +45,7 @@ mod volume;
 
 pub use begin::{BegunRoot, BegunSandbox, NewSandbox};
 pub use error::StoreError;
+pub use exposure::Exposure;
 pub use image::{ImagePosition, ImagesPage};
 pub use organisation::{OrganisationId, TokenHash};
 pub use sandbox::{SANDBOXES_LISTED_MAX, Sandbox};

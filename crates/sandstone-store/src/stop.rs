@@ -7,7 +7,7 @@ use sqlx::SqliteConnection;
 use crate::error::Step;
 use crate::sandbox::{Sandbox, by_id};
 use crate::store::commit;
-use crate::{Store, StoreError, attachment, measure, network, ssh_user};
+use crate::{Store, StoreError, attachment, exposure, measure, network, ssh_user};
 
 /// A sandbox that is to end, or has ended.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -46,6 +46,7 @@ impl Store {
         };
         transition(&mut transaction, &sandbox, SandboxEvent::Stop, next).await?;
         network::forget_secrets(&mut transaction, id).await?;
+        exposure::remove_all(&mut transaction, id).await?;
         let volumes =
             attachment::transition_all(&mut transaction, id, AttachmentEvent::BeginDetach).await?;
         ssh_user::forget(&mut transaction, id).await?;

@@ -2,6 +2,7 @@
 
 mod attachment;
 mod care;
+mod exposure;
 mod fixture;
 mod grow;
 mod history;

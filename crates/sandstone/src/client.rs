@@ -1,7 +1,7 @@
 //! The server as the commands see it: its HTTP API under `/v1`, called one request at a time.
 
 use std::io::{ErrorKind, Read};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -66,6 +66,13 @@ pub(crate) struct ServerArguments {
     /// Prints the object of the API instead of a table.
     #[arg(long, short = 'j', global = true)]
     pub(crate) json: bool,
+}
+
+impl ServerArguments {
+    /// The data directory of a server on this machine.
+    pub(crate) fn data_dir(&self) -> &Path {
+        &self.data_dir
+    }
 }
 
 /// Why a command failed, and with which code the process ends.

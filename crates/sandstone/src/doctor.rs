@@ -9,6 +9,7 @@ use sandstone_api::Pool;
 use serde::Serialize;
 
 use crate::client::{Client, Failure, ServerArguments};
+use crate::expose;
 use crate::output::{self, size};
 
 #[derive(Debug, Args)]
@@ -49,6 +50,7 @@ pub(crate) fn run(arguments: &DoctorArguments) -> anyhow::Result<ExitCode> {
     let mut findings = findings();
     let is_able = findings.iter().all(|finding| finding.ok);
     findings.extend(of_server(&arguments.server));
+    findings.extend(exposed_servers(arguments.server.data_dir()));
     let is_healthy = findings.iter().all(|finding| finding.ok);
     if arguments.server.json {
         let findings = serde_json::to_value(&findings)?;
@@ -155,6 +157,16 @@ fn of_pool(url: &str, pool: &Pool) -> Vec<Finding> {
             "the data of these volumes and snapshots is gone; restore the data directory, or delete them",
         ),
     ]
+}
+
+/// How exposed servers are trusted, if a server of this machine certifies them itself.
+fn exposed_servers(data_dir: &Path) -> Option<Finding> {
+    let file = expose::authority_file(data_dir);
+    let found = match fs::exists(&file) {
+        Ok(true) => expose::how_to_trust(&file),
+        Ok(false) | Err(_) => return None,
+    };
+    Some(finding("exposed servers", true, found, ""))
 }
 
 fn finding(check: &'static str, ok: bool, found: impl Into<String>, hint: &str) -> Finding {
@@ -295,6 +307,16 @@ mod tests {
         let problems: Vec<_> = problems.iter().filter(|finding| !finding.ok).collect();
         assert_eq!(problems.len(), 3);
         assert!(problems.iter().all(|finding| finding.hint.is_some()));
+    }
+
+    #[test]
+    fn an_authority_of_our_own_is_named() {
+        let directory = tempfile::tempdir().unwrap();
+        assert!(exposed_servers(directory.path()).is_none());
+        let file = expose::authority_file(directory.path());
+        fs::write(&file, "a certificate").unwrap();
+        let finding = exposed_servers(directory.path()).unwrap();
+        assert!(finding.found.contains(file.to_str().unwrap()));
     }
 
     #[test]

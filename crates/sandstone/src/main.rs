@@ -13,13 +13,14 @@ mod commands;
 mod data_dir;
 mod doctor;
 mod duration;
+mod expose;
 mod image;
 mod output;
 mod serve;
 mod ssh;
 
 use client::{EXIT_CODES, Failure};
-use commands::{pool, snapshots, volumes};
+use commands::{pool, sandboxes, snapshots, volumes};
 
 /// Sandboxes that keep their data: volumes, snapshots and isolated Linux machines on your own
 /// hosts, for the official Deno Sandbox SDKs.
@@ -36,6 +37,9 @@ enum Command {
     Serve(Box<serve::ServeArguments>),
     /// Checks whether this machine can run sandboxes, and says what to do if not.
     Doctor(doctor::DoctorArguments),
+    /// Sandboxes, and the URLs of their exposed servers.
+    #[command(visible_aliases = ["sandbox", "sbx"], arg_required_else_help = true)]
+    Sandboxes(sandboxes::SandboxesArguments),
     /// Volumes: storage that outlives sandboxes.
     #[command(visible_aliases = ["volume", "vol"], arg_required_else_help = true)]
     Volumes(volumes::VolumesArguments),
@@ -66,6 +70,7 @@ fn main() -> ExitCode {
     let outcome = match arguments.command {
         Command::Serve(arguments) => serve::run(*arguments).map(|()| ExitCode::SUCCESS),
         Command::Doctor(arguments) => doctor::run(&arguments),
+        Command::Sandboxes(arguments) => sandboxes::run(arguments).map(|()| ExitCode::SUCCESS),
         Command::Volumes(arguments) => volumes::run(arguments).map(|()| ExitCode::SUCCESS),
         Command::Snapshots(arguments) => snapshots::run(arguments).map(|()| ExitCode::SUCCESS),
         Command::Pool(arguments) => pool::run(arguments).map(|()| ExitCode::SUCCESS),
@@ -87,6 +92,7 @@ impl Command {
     /// Whether errors are for a program, too.
     fn wants_json(&self) -> bool {
         match self {
+            Self::Sandboxes(arguments) => arguments.server.json,
             Self::Volumes(arguments) => arguments.server.json,
             Self::Snapshots(arguments) => arguments.server.json,
             Self::Pool(arguments) => arguments.server.json,
@@ -187,6 +193,13 @@ mod tests {
             "sandstone snap rm monday",
             "sandstone snapshot new data monday",
             "sandstone pool show --url http://h:1 --token x",
+            "sandstone sandboxes ls",
+            "sandstone sandbox kill sbx_ord_x",
+            "sandstone sandboxes expose sbx_ord_x --port 8000",
+            "sandstone sandboxes exposures sbx_ord_x --json",
+            "sandstone sandboxes unexpose sbx_ord_x https://a.sandbox.localhost",
+            "sandstone serve --expose-listen none",
+            "sandstone serve --expose-listen 0.0.0.0:443 --base-domain a.example --expose-port 443 --tls-cert a --tls-key b",
             "sandstone serve --deletion-grace 2s --purge-every 100ms --crash-at pack-copied:2",
         ] {
             match parse(line) {
@@ -207,6 +220,11 @@ mod tests {
             "sandstone volumes rm data",
             "sandstone volumes fork data A",
             "sandstone snapshots create data",
+            "sandstone sandboxes expose sbx_ord_x --port 0",
+            "sandstone sandboxes kill",
+            "sandstone serve --expose-listen 8443",
+            "sandstone serve --tls-cert a.pem",
+            "sandstone serve --base-domain a..b",
             "sandstone serve --crash-at nowhere",
             "sandstone serve --deletion-grace 1",
         ] {

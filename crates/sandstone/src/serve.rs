@@ -26,6 +26,7 @@ use tracing_subscriber::EnvFilter;
 use crate::ambient::{SystemClock, SystemEntropy};
 use crate::data_dir::DataDir;
 use crate::duration::Humane;
+use crate::expose::{ExposeArguments, Exposing};
 use crate::image::DEFAULT_IMAGE_CACHE;
 use crate::ssh::{self, SshArguments};
 
@@ -127,6 +128,8 @@ pub(crate) struct ServeArguments {
     checks_every: Humane,
     #[command(flatten)]
     ssh: SshArguments,
+    #[command(flatten)]
+    expose: ExposeArguments,
     /// Kills the server at a place between two steps: PLACE, or PLACE:N for the N-th time.
     #[arg(long, value_name = "PLAN", hide = true)]
     crash_at: Option<Plan>,
@@ -170,7 +173,7 @@ async fn serve(arguments: ServeArguments) -> anyhow::Result<()> {
     if let Some(plan) = arguments.crash_at {
         sandstone_crash::arm(plan);
     }
-    let config = control_config(&arguments)?;
+    let mut config = control_config(&arguments)?;
     let data = DataDir::open(&arguments.data_dir, &*entropy)?;
     let guest = guest_trust(&arguments)?;
     let node = node_config(&arguments, &data, guest)?;
@@ -189,6 +192,8 @@ async fn serve(arguments: ServeArguments) -> anyhow::Result<()> {
         .with_context(|| format!("cannot listen on {}", arguments.listen))?;
     let address = listener.local_addr()?;
     let ssh = ssh::listen(&arguments.ssh, &data, &*entropy).await?;
+    let exposing = arguments.expose.open(&data, clock.clone()).await?;
+    config.exposed_at = exposing.as_ref().map(|exposing| exposing.at.clone());
     let node = Node::start(node, clock.clone(), entropy.clone());
     let control = ControlPlane::new(
         store.clone(),
@@ -235,6 +240,17 @@ async fn serve(arguments: ServeArguments) -> anyhow::Result<()> {
             sandstone_server::ssh::serve(ssh.listener, control.clone(), ssh.key, stop.clone());
         tokio::spawn(serving)
     });
+    let ingress = tokio::spawn({
+        let (control, stop) = (control.clone(), stop.clone());
+        async move {
+            match exposing {
+                Some(Exposing {
+                    ingress, listener, ..
+                }) => ingress.serve(listener, control, stop).await,
+                None => Ok(()),
+            }
+        }
+    });
     let edge = tokio::spawn(edge::serve(listener, router, stop.clone()));
     data.write_listen_address(&address.to_string())?;
     tracing::info!(%address, "listening");
@@ -252,6 +268,7 @@ async fn serve(arguments: ServeArguments) -> anyhow::Result<()> {
     if let Some(ssh) = ssh {
         ssh.await?;
     }
+    ingress.await?.context("exposing servers failed")?;
     reconcilers.await??;
     node.shut_down()
         .await

@@ -216,6 +216,7 @@ class Server(Api):
             "--data-dir", str(self.data),
             "--listen", self._listen,
             "--ssh-listen", "127.0.0.1:0",
+            "--expose-listen", "127.0.0.1:0",
             "--pool-size", self.pool,
             "--image-cache", setting("IMAGE_CACHE"),
             *self.arguments,

@@ -5,6 +5,8 @@ use std::time::Duration;
 use sandstone_api::Region;
 use sandstone_core::{DELETION_GRACE_MS, SandboxBounds};
 
+use super::ExposedAt;
+
 /// How the control plane behaves.
 #[derive(Debug, Clone)]
 pub struct ControlConfig {
@@ -36,6 +38,8 @@ pub struct ControlConfig {
     pub release_wait: Duration,
     /// How long [`super::ControlPlane::stop_all`] waits.
     pub stop_all_limit: Duration,
+    /// Where servers in sandboxes are reached from outside; nowhere when there is none.
+    pub exposed_at: Option<ExposedAt>,
 }
 
 impl ControlConfig {
@@ -64,6 +68,7 @@ impl ControlConfig {
             // SDK gives every call 10 s.
             release_wait: Duration::from_secs(8),
             stop_all_limit: Duration::from_secs(60),
+            exposed_at: None,
         }
     }
 

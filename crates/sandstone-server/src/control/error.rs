@@ -1,6 +1,7 @@
 //! From what went wrong inside to what a client may see. The details go to the log, here, once.
 
 use sandstone_api::{ApiError, ErrorCode, SandboxId};
+use sandstone_core::EXPOSURES_PER_SANDBOX_MAX;
 use sandstone_node_api::{Chain, NodeError};
 use sandstone_store::{SSH_USERS_MAX, StoreError};
 
@@ -131,6 +132,16 @@ pub(super) fn of_store(object: &str, error: StoreError) -> ApiError {
             format!("sandbox {id} has {SSH_USERS_MAX} SSH user names already"),
         )
         .with_hint("Use one of them: each lets any number of people in, for as long as it runs."),
+        StoreError::ExposureNotFound(id) => ApiError::new(
+            ErrorCode::DomainNotFound,
+            format!("this domain was not issued for sandbox {id}"),
+        )
+        .with_hint("Use the domain that the answer to the expose call of this sandbox had."),
+        StoreError::TooManyExposures(id) => ApiError::new(
+            ErrorCode::InvalidRequest,
+            format!("sandbox {id} has {EXPOSURES_PER_SANDBOX_MAX} exposures, the most it may have"),
+        )
+        .with_hint("Take one back, or bind one that it has to another port."),
         StoreError::TokenTaken
         | StoreError::Denied { .. }
         | StoreError::Unreadable { .. }

@@ -31,6 +31,7 @@
 mod archive;
 mod config;
 mod error;
+mod exposure;
 mod files;
 mod image;
 mod live;
@@ -65,6 +66,7 @@ use tokio_util::task::TaskTracker;
 
 pub use archive::{Export, NewImport};
 pub use config::ControlConfig;
+pub use exposure::ExposedAt;
 pub use files::Content;
 pub use maintenance::{Download, Upload};
 pub use page::{Page, PageRequest};

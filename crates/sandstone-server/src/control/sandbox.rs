@@ -6,7 +6,8 @@ use std::sync::Arc;
 
 use sandstone_api::{self as api, ApiError, IdSuffix, Region, SandboxId, VolumeId};
 use sandstone_core::{
-    Labels, Lifetime, Memory, MountPath, NetworkPolicy, SandboxState, StopReason, Timestamp,
+    ExposureTarget, Labels, Lifetime, Memory, MountPath, NetworkPolicy, SandboxState, StopReason,
+    Timestamp,
 };
 use sandstone_crash::Point;
 use sandstone_node_api::{AgentClient, Chain, Mount, NodeError, Readiness, Root, SandboxSpec};
@@ -35,6 +36,8 @@ pub struct NewSandbox {
     pub environment: BTreeMap<String, String>,
     /// What it may reach, and its secrets; each adds its placeholder to the variables.
     pub network: NetworkPolicy,
+    /// The port of a server that is to be exposed from the start.
+    pub port: Option<u16>,
 }
 
 impl ControlPlane {
@@ -52,6 +55,9 @@ impl ControlPlane {
     ) -> Result<SandboxId, ApiError> {
         if let Some(region) = new.region {
             self.check_region(region)?;
+        }
+        if new.port.is_some() {
+            self.exposed_at()?;
         }
         let row = sandstone_store::NewSandbox {
             suffix: self.random_suffix(),
@@ -72,6 +78,10 @@ impl ControlPlane {
             control.start(row.suffix, begin).await
         };
         let unclaimed = self.carry_out("the sandbox", work).await?;
+        if let Some(port) = new.port {
+            let target = Some(ExposureTarget::Port(port));
+            self.expose(who, unclaimed.id(), target).await?;
+        }
         Ok(unclaimed.claim())
     }
 

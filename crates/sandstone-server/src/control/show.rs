@@ -1,10 +1,10 @@
 //! Rows of the store as objects of the API.
 
 use sandstone_api::{self as api, SandboxStatus};
-use sandstone_core::{SandboxState, Timestamp};
-use sandstone_store::{Sandbox, Snapshot, Volume};
+use sandstone_core::{ExposureTarget, SandboxState, Timestamp};
+use sandstone_store::{Exposure, Sandbox, Snapshot, Volume};
 
-use super::ControlPlane;
+use super::{ControlPlane, ExposedAt};
 
 impl ControlPlane {
     pub(super) fn show_volume(&self, volume: &Volume) -> api::VolumeDetail {
@@ -84,6 +84,20 @@ pub(super) fn sandbox(sandbox: Sandbox) -> api::Sandbox {
             SandboxState::Stopped => SandboxStatus::Stopped,
         },
         labels: sandbox.labels,
+    }
+}
+
+pub(super) fn exposure(at: &ExposedAt, exposure: &Exposure) -> api::Exposure {
+    let (port, pid) = match &exposure.target {
+        None => (None, None),
+        Some(ExposureTarget::Port(port)) => (Some(*port), None),
+        Some(ExposureTarget::Process { pid, .. }) => (None, Some(*pid)),
+    };
+    api::Exposure {
+        domain: at.domain(&exposure.name),
+        port,
+        pid,
+        created_at: rfc3339(exposure.created_at),
     }
 }
 

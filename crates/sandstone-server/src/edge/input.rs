@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use axum::extract::{FromRequestParts, Path};
 use axum::http::request::Parts;
-use sandstone_api::{ApiError, ByteSize, ErrorCode, Region, Slug};
+use sandstone_api::{ApiError, ByteSize, ErrorCode, Region, SandboxId, Slug};
 use sandstone_core::VolumeCapacity;
 use serde_json::{Map, Number, Value};
 
@@ -14,6 +14,9 @@ use super::reply::Reject;
 
 /// What `capacity` may be.
 const CAPACITY_FORMS: &str = "a number of bytes or a size such as \"1GB\"";
+
+/// What `port` may be.
+pub(super) const PORT_FORMS: &str = "a whole number between 1 and 65535";
 
 /// The one variable part of a route's path, percent-decoded: the id or slug of something.
 pub(super) struct Name(pub(super) String);
@@ -54,6 +57,21 @@ impl Fields {
             Some(Value::String(text)) => Ok(Some(text)),
             Some(_) => Err(ApiError::invalid_field(name, "not a text", "a text")),
         }
+    }
+
+    /// Where a name is to lead, `port` or `pid`; may be absent.
+    pub(super) fn optional_exposure_target(&self) -> Result<Option<WantedTarget>, ApiError> {
+        let number = |name, forms: &str| match self.get(name) {
+            None => Ok(None),
+            Some(Value::Number(number)) => whole_number(number)
+                .map(Some)
+                .ok_or_else(|| ApiError::invalid_field(name, number, forms)),
+            Some(_) => Err(ApiError::invalid_field(name, "not a number", forms)),
+        };
+        exposure_target(
+            number("port", PORT_FORMS)?,
+            number("pid", "the id of a process")?,
+        )
     }
 
     /// `slug`, which must be there.
@@ -125,6 +143,47 @@ fn quoted(text: &str) -> String {
     }
 }
 
+/// Parses a sandbox id; a text of another shape names no sandbox.
+pub(super) fn sandbox_id(name: &str) -> Result<SandboxId, ApiError> {
+    name.parse().map_err(|_| {
+        ApiError::new(
+            ErrorCode::SandboxNotFound,
+            format!("there is no sandbox {name:?}"),
+        )
+    })
+}
+
+/// Where a client wants a name to lead.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum WantedTarget {
+    Port(u16),
+    /// The HTTP server of the process with this id.
+    Process(u32),
+}
+
+/// Where a name is to lead: to a port or to a process, which one call names at most one of.
+pub(super) fn exposure_target(
+    port: Option<u64>,
+    pid: Option<u64>,
+) -> Result<Option<WantedTarget>, ApiError> {
+    match (port, pid) {
+        (None, None) => Ok(None),
+        (Some(_), Some(_)) => Err(ApiError::invalid_field(
+            "pid",
+            "given beside `port`",
+            "name one of the two",
+        )),
+        (Some(port), None) => u16::try_from(port)
+            .ok()
+            .filter(|port| *port > 0)
+            .map(|port| Some(WantedTarget::Port(port)))
+            .ok_or_else(|| ApiError::invalid_field("port", port, PORT_FORMS)),
+        (None, Some(pid)) => u32::try_from(pid)
+            .map(|pid| Some(WantedTarget::Process(pid)))
+            .map_err(|_| ApiError::invalid_field("pid", pid, "the id of a process")),
+    }
+}
+
 /// Parses a region and checks that this server has it.
 pub(super) fn known_region(text: &str, known: &[Region]) -> Result<Region, ApiError> {
     text.parse()
@@ -181,6 +240,29 @@ mod tests {
             assert!(capacity(bad.clone()).is_err(), "{bad}");
         }
         assert!(fields(&json!({})).capacity().is_err());
+    }
+
+    #[test]
+    fn a_name_leads_to_a_port_or_a_process() {
+        let target = |body: Value| fields(&body).optional_exposure_target();
+        let (port, pid) = (WantedTarget::Port(8000), WantedTarget::Process(70_000));
+        assert_eq!(
+            target(json!({"port": 8000, "pid": null})).unwrap(),
+            Some(port)
+        );
+        assert_eq!(target(json!({"pid": 70_000})).unwrap(), Some(pid));
+        assert_eq!(target(json!({})).unwrap(), None);
+        for bad in [
+            json!({"port": 0}),
+            json!({"port": 65_536}),
+            json!({"port": -1}),
+            json!({"port": "80"}),
+            json!({"pid": 1.5}),
+            json!({"pid": u64::MAX}),
+            json!({"port": 80, "pid": 7}),
+        ] {
+            assert!(target(bad.clone()).is_err(), "{bad}");
+        }
     }
 
     #[test]

@@ -15,12 +15,14 @@ CREATE TABLE secrets (
 ) STRICT;
 
 -- Names under the base domain. Bound to a port, or to the server of a process, by a second call;
--- both are null until then.
+-- all three are null until then.
 CREATE TABLE exposures (
     name       TEXT NOT NULL PRIMARY KEY,
     sandbox    TEXT NOT NULL REFERENCES sandboxes (id),
     port       INTEGER,
     pid        INTEGER,
+    -- The unix socket of that process's server.
+    socket     TEXT,
     created_at INTEGER NOT NULL
 ) STRICT;
 

@@ -3,6 +3,7 @@
 mod archive;
 mod files;
 pub(crate) mod pool;
+pub(crate) mod sandboxes;
 pub(crate) mod snapshots;
 pub(crate) mod volumes;
 

@@ -252,6 +252,7 @@ impl Harness {
                 .collect(),
             environment: BTreeMap::new(),
             network: sandstone_core::NetworkPolicy::default(),
+            port: None,
         }
     }
 

@@ -16,7 +16,7 @@ use sandstone_core::{
 };
 use serde_json::{Map, Value};
 
-use super::super::input::{known_region, whole_number};
+use super::super::input::{PORT_FORMS, known_region, whole_number};
 use super::{network, sandboxes};
 use crate::control::NewSandbox;
 
@@ -48,7 +48,7 @@ pub(super) struct Context<'a> {
 /// Reads the header.
 ///
 /// # Errors
-/// 400 naming the field, the value and the bounds; 501 for a setting that is not offered.
+/// 400 naming the field, the value and the bounds.
 pub(super) fn read(headers: &HeaderMap, context: &Context<'_>) -> Result<NewSandbox, ApiError> {
     let invalid = |what: &str| {
         ApiError::new(
@@ -74,8 +74,6 @@ pub(super) fn read(headers: &HeaderMap, context: &Context<'_>) -> Result<NewSand
 fn parse(config: &Map<String, Value>, context: &Context<'_>) -> Result<NewSandbox, ApiError> {
     // A null means the same as an absent key.
     let field = |name: &str| config.get(name).filter(|value| !value.is_null());
-    refuse_what_is_not_offered(&field)?;
-
     let region = match field("region") {
         Some(_) if context.host_region.is_some() => context.host_region,
         Some(Value::String(text)) => Some(known_region(text, context.regions)?),
@@ -109,21 +107,8 @@ fn parse(config: &Map<String, Value>, context: &Context<'_>) -> Result<NewSandbo
         volumes: volumes(field("volumes"))?,
         environment,
         network: network::policy(field("allow_net"), field("secrets"), context.entropy)?,
+        port: port(field("port"))?,
     })
-}
-
-fn refuse_what_is_not_offered<'a>(
-    field: &impl Fn(&str) -> Option<&'a Value>,
-) -> Result<(), ApiError> {
-    let offers = [("port", "exposing a port")];
-    match offers.into_iter().find(|(name, _)| field(name).is_some()) {
-        None => Ok(()),
-        Some((name, what)) => Err(ApiError::new(
-            ErrorCode::NotSupported,
-            format!("`{name}`: this server does not offer {what} yet"),
-        )
-        .with_hint(format!("leave `{name}` out"))),
-    }
 }
 
 /// `stop_at_ms` (JavaScript) or `timeout` (Python); neither means: as long as the session.
@@ -185,6 +170,21 @@ fn texts(name: &str, value: Option<&Value>) -> Result<BTreeMap<String, String>, 
             _ => Err(wrong(format!("not a text at {key:?}"))),
         })
         .collect()
+}
+
+/// The port of a server that is to be exposed from the start. Python alone sends it;
+/// JavaScript exposes the port when it is connected.
+fn port(value: Option<&Value>) -> Result<Option<u16>, ApiError> {
+    let Some(value) = value else {
+        return Ok(None);
+    };
+    value
+        .as_number()
+        .and_then(whole_number)
+        .and_then(|port| u16::try_from(port).ok())
+        .filter(|port| *port > 0)
+        .map(Some)
+        .ok_or_else(|| ApiError::invalid_field("port", value, PORT_FORMS))
 }
 
 /// `{volume}`, which names a volume or a snapshot, as both SDKs send it; or the bare name.
@@ -318,10 +318,12 @@ mod tests {
         let new = read_json(&json!({
             "memory_mb": 1280, "debug": false, "region": "ams", "timeout": "5m",
             "env": {"NODE_ENV": "test"}, "volumes": {"/data": "data", "/a": "b"},
+            "port": 8000,
         }))
         .unwrap();
         assert_eq!(new.lifetime, Lifetime::Until(NOW.plus_millis(300_000)));
         assert_eq!(new.environment["NODE_ENV"], "test");
+        assert_eq!(new.port, Some(8000));
         assert_eq!(new.region.unwrap().as_str(), "ams");
         assert_eq!(new.volumes.len(), 2);
     }
@@ -357,13 +359,6 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_offered_is_refused_by_name() {
-        let error = read_json(&json!({"port": 8000})).unwrap_err();
-        assert_eq!(error.code, ErrorCode::NotSupported);
-        assert!(error.message.contains("port"), "{error}");
-    }
-
-    #[test]
     fn bad_values_name_their_field() {
         let now = NOW.as_millis();
         for (name, value) in [
@@ -385,6 +380,9 @@ mod tests {
             ("env", json!({"A": "x\0"})),
             ("region", json!("fra")),
             ("region", json!(1)),
+            ("port", json!(0)),
+            ("port", json!(65_536)),
+            ("port", json!("8000")),
             ("root", json!("")),
             ("root", json!(7)),
             ("root", json!([])),

@@ -93,15 +93,6 @@ impl RemoteError {
         Self::new("TypeError", "the process has already exited").with_code("ENOENT")
     }
 
-    /// A documented method that this server does not offer.
-    pub(super) fn not_supported(what: &str) -> Self {
-        Self::new(
-            "NotSupported",
-            format!("this server does not offer `{what}` yet"),
-        )
-        .with_code("ENOTSUP")
-    }
-
     /// The client aborted the call.
     pub(super) fn aborted() -> Self {
         Self {

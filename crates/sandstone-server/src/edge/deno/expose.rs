@@ -1,13 +1,81 @@
-//! Names under which servers in a sandbox can be reached.
+//! Names under which servers in a sandbox can be reached. An SDK first asks for one over REST, then
+//! binds it over its socket, and hands out `https://` and the domain (trap 14).
 
 use std::sync::Arc;
 
-use serde_json::Value;
+use axum::Json;
+use axum::body::Body;
+use axum::extract::State;
+use sandstone_api::{ApiError, ErrorCode, SandboxId};
+use sandstone_core::ExposureTarget;
+use serde_json::{Value, json};
 
+use super::super::Edge;
+use super::super::auth::Caller;
+use super::super::input::{Fields, Name, WantedTarget, exposure_target, sandbox_id};
+use super::super::reply::{Reject, read_optional_object};
 use super::error::{CallError, RemoteError};
 use super::params::Params;
 use super::session::Session;
 
-pub(super) async fn bind(_session: &Arc<Session>, _params: Params) -> Result<Value, CallError> {
-    Err(RemoteError::not_supported("exposeHttp").into())
+/// Issues a name. Python says here already where it is to lead, JavaScript does not.
+pub(super) async fn http(
+    State(edge): State<Arc<Edge>>,
+    Caller(who): Caller,
+    Name(name): Name,
+    body: Body,
+) -> Result<Json<Value>, Reject> {
+    let id = sandbox_id(&name)?;
+    let target = Fields::from(read_optional_object(body).await?).optional_exposure_target()?;
+    let target = target
+        .map(|target| resolve(&edge, id, target))
+        .transpose()?;
+    let exposure = edge.control.expose(&who, id, target).await?;
+    Ok(Json(json!({ "domain": exposure.domain })))
+}
+
+/// Lets a name lead to a port, or to the HTTP server of a process.
+pub(super) async fn bind(session: &Arc<Session>, mut params: Params) -> Result<Value, CallError> {
+    let domain = params.text("domain")?;
+    let port = params.optional_number("port")?;
+    let pid = params.optional_number("pid")?;
+    let Session {
+        edge, who, sandbox, ..
+    } = &**session;
+    let target = exposure_target(port, pid)
+        .and_then(|target| {
+            let missing = || ApiError::invalid_field("port", "missing", "a port or a pid");
+            resolve(edge, *sandbox, target.ok_or_else(missing)?)
+        })
+        .map_err(|error| remote(&error))?;
+    let bound = edge.control.bind(who, *sandbox, &domain, target).await;
+    bound.map_err(|error| remote(&error))?;
+    Ok(Value::Null)
+}
+
+/// Finds the HTTP server of a process. Only Deno programs that the SDK started have one that can
+/// be found.
+pub(in crate::edge) fn resolve(
+    edge: &Edge,
+    sandbox: SandboxId,
+    target: WantedTarget,
+) -> Result<ExposureTarget, ApiError> {
+    match target {
+        WantedTarget::Port(port) => Ok(ExposureTarget::Port(port)),
+        WantedTarget::Process(pid) => edge
+            .programs
+            .of(sandbox)
+            .http_socket(pid)
+            .map(|socket| ExposureTarget::Process { pid, socket })
+            .ok_or_else(|| {
+                let message = format!("process {pid} of sandbox {sandbox} has no HTTP server");
+                ApiError::new(ErrorCode::NotListening, message)
+                    .with_hint("Only programs of `deno.run` have one; expose others by their port.")
+            }),
+    }
+}
+
+/// What the API refuses, for a caller inside a socket.
+fn remote(error: &ApiError) -> RemoteError {
+    RemoteError::new("Error", &error.message).with_code(error.code.as_str())
 }

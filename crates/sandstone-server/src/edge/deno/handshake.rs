@@ -12,11 +12,10 @@ use tracing::Instrument;
 
 use super::super::Edge;
 use super::super::auth::Caller;
-use super::super::input::Name;
+use super::super::input::{Name, sandbox_id};
 use super::super::reply::Reject;
 use super::client::Client;
 use super::primary::Primary;
-use super::sandboxes::sandbox_id;
 use super::{config, socket};
 use crate::control::Principal;
 

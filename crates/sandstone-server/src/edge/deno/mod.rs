@@ -31,7 +31,8 @@
 //!     absolute and without `,` or `;`.
 //! 13. The two SDKs describe a new sandbox differently (`stop_at_ms` or `timeout`, volumes as a
 //!     list or as an object). The union is accepted.
-//! 14. Both SDKs insist on `https://` for exposed ports. Not offered yet.
+//! 14. Both SDKs insist on `https://` for exposed servers. The domain that we give them may have a
+//!     port.
 //! 15. A JavaScript program may exit as soon as `processWait` is answered: output and its end go
 //!     out before that.
 //! 16. `stream.cancel` for standard input kills a JavaScript process that pipes into it. Late
@@ -87,6 +88,7 @@ use axum::response::Response;
 use axum::routing::{delete, get, post};
 
 use super::Edge;
+pub(super) use expose::resolve as resolve_target;
 pub(super) use programs::SandboxPrograms;
 pub(super) use streams::StreamIds;
 
@@ -117,6 +119,7 @@ pub(super) fn routes() -> Router<Arc<Edge>> {
         )
         .route("/api/v3/sandboxes/{id}", delete(sandboxes::kill))
         .route("/api/v3/sandbox/{id}/expose/ssh", post(ssh::expose))
+        .route("/api/v3/sandbox/{id}/expose/http", post(expose::http))
         .merge(unsupported::routes())
         .merge(sockets)
 }

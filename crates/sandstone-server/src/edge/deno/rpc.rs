@@ -416,7 +416,9 @@ mod tests {
         assert!(value.get("error").is_none());
         let value = json_of(
             Client::JavaScript,
-            Err(RemoteError::not_supported("walk").into()),
+            Err(RemoteError::new("NotSupported", "no")
+                .with_code("ENOTSUP")
+                .into()),
         );
         assert_eq!(value["result"]["error"]["code"], "ENOTSUP");
         for client in [Client::JavaScript, Client::Python] {

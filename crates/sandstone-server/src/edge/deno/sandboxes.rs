@@ -7,13 +7,13 @@ use axum::Json;
 use axum::body::Body;
 use axum::extract::State;
 use axum::http::{StatusCode, Uri};
-use sandstone_api::{ApiError, ErrorCode, Sandbox, SandboxId};
+use sandstone_api::{ApiError, Sandbox};
 use sandstone_core::{StopReason, Timestamp};
 use serde_json::{Value, json};
 
 use super::super::Edge;
 use super::super::auth::Caller;
-use super::super::input::{Name, whole_number};
+use super::super::input::{Name, sandbox_id, whole_number};
 use super::super::query::Query;
 use super::super::reply::{Reject, read_object};
 use super::labels;
@@ -50,16 +50,6 @@ pub(super) async fn extend(
     let until = instant(body.get("stop_at_ms"))?;
     let granted = edge.control.extend(&who, id, until).await?;
     Ok(Json(json!({ "stop_at_ms": granted.as_millis() })))
-}
-
-/// Parses a sandbox id; a text of another shape names no sandbox.
-pub(super) fn sandbox_id(name: &str) -> Result<SandboxId, ApiError> {
-    name.parse().map_err(|_| {
-        ApiError::new(
-            ErrorCode::SandboxNotFound,
-            format!("there is no sandbox {name:?}"),
-        )
-    })
 }
 
 /// Parses milliseconds since the Unix epoch.

@@ -7,10 +7,9 @@ use axum::extract::State;
 
 use super::super::Edge;
 use super::super::auth::Caller;
-use super::super::input::Name;
+use super::super::input::{Name, sandbox_id};
 use super::super::reply::Reject;
 use super::super::ssh::{self, SshAccess};
-use super::sandboxes::sandbox_id;
 
 pub(super) async fn expose(
     State(edge): State<Arc<Edge>>,

@@ -16,7 +16,6 @@ use super::vscode;
 /// Routes of which nothing is offered.
 pub(super) fn routes() -> Router<Arc<Edge>> {
     let mut router = Router::new()
-        .route("/api/v3/sandbox/{id}/expose/http", post(expose_http))
         .route("/api/v3/sandbox/{id}/expose/vscode", post(expose_vscode))
         .route("/api/v2/sandboxes/{id}/deploy", post(apps));
     for noun in ["apps", "revisions", "layers", "timelines"] {
@@ -33,10 +32,6 @@ fn not_supported(what: &str) -> Reject {
         format!("this server does not offer {what}"),
     )
     .into()
-}
-
-async fn expose_http(_: Caller) -> Reject {
-    not_supported("exposing HTTP yet")
 }
 
 async fn expose_vscode(State(edge): State<Arc<Edge>>, _: Caller) -> Reject {

@@ -7,6 +7,7 @@
 mod archive;
 mod files;
 mod pool;
+mod sandboxes;
 mod snapshots;
 mod ssh;
 mod volumes;
@@ -31,6 +32,7 @@ pub(super) fn routes() -> Router<Arc<Edge>> {
         .merge(files::routes())
         .merge(pool::routes())
         .merge(ssh::routes())
+        .merge(sandboxes::routes())
 }
 
 /// A part of a list.

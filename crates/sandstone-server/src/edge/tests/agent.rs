@@ -12,10 +12,14 @@ use sandstone_node_api::AgentClient;
 use sandstone_protocol::GENERATION;
 use sandstone_protocol::frame::{Frame, FrameKind, HEADER_BYTES, WINDOW_BYTES, decode_header};
 use sandstone_protocol::message::{
-    self, Answer, Entry, ExitStatus, Failure, FileChange, FileKind, FileTime, Hello, Metadata,
-    Reply, Request, Spawn, WriteOptions,
+    self, Answer, DialTarget, Entry, ExitStatus, Failure, FileChange, FileKind, FileTime, Hello,
+    Metadata, Reply, Request, Spawn, WriteOptions,
 };
-use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream, ReadHalf, WriteHalf, duplex, split};
+use tokio::io::{
+    AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, DuplexStream, ReadHalf, WriteHalf, duplex,
+    split,
+};
+use tokio::net::{TcpStream, UnixStream};
 use tokio::process::Command;
 use tokio::sync::{Mutex as AsyncMutex, Semaphore, mpsc, watch};
 use tokio::task::AbortHandle;
@@ -158,6 +162,12 @@ impl Shared {
                 spawn.stderr.iter().for_each(sink);
                 spawn.stdin
             }
+            Request::Dial {
+                source, sink: id, ..
+            } => {
+                sink(id);
+                Some(*source)
+            }
             _ => None,
         };
         source.map(|id| {
@@ -178,6 +188,11 @@ impl Shared {
                 source: id,
                 options,
             } => self.write_file(&path, id, source.unwrap(), &options).await,
+            Request::Dial {
+                target,
+                source: id,
+                sink,
+            } => self.dial(target, (id, source.unwrap()), sink).await,
             Request::EnvGet { name } => Ok(Answer::Variable(
                 self.environment.lock().unwrap().get(&name).cloned(),
             )),
@@ -254,12 +269,58 @@ impl Shared {
         Ok(Answer::Spawned { pid })
     }
 
+    /// Connects to a server of the test, which stands for one in the sandbox.
+    async fn dial(self: &Arc<Self>, target: DialTarget, source: (u32, Source), sink: u32) -> Reply {
+        match target {
+            DialTarget::Port(port) => {
+                let stream = TcpStream::connect(("127.0.0.1", port)).await;
+                let stream = stream.map_err(|error| failure(&error))?;
+                self.join(stream.into_split(), source, sink);
+            }
+            DialTarget::Unix(path) => {
+                let stream = UnixStream::connect(path).await;
+                let stream = stream.map_err(|error| failure(&error))?;
+                self.join(stream.into_split(), source, sink);
+            }
+            DialTarget::Host(..) => return Err(failure(&Error::from_raw_os_error(38))),
+        }
+        Ok(Answer::Done)
+    }
+
+    fn join(
+        self: &Arc<Self>,
+        (read, mut write): (
+            impl AsyncRead + Unpin + Send + 'static,
+            impl AsyncWrite + Unpin + Send + 'static,
+        ),
+        (id, mut source): (u32, Source),
+        sink: u32,
+    ) {
+        let shared = self.clone();
+        let end = self.end.clone();
+        tokio::spawn(async move {
+            let up = async {
+                while let Some(Some(bytes)) = source.recv().await {
+                    if write.write_all(&bytes).await.is_err() {
+                        return;
+                    }
+                    shared.grant(id, bytes.len()).await;
+                }
+                let _ = write.shutdown().await;
+            };
+            tokio::select! {
+                ((), ()) = async { tokio::join!(up, shared.clone().copy_out(read, sink)) } => {}
+                () = end.cancelled() => {}
+            }
+        });
+    }
+
     async fn grant(&self, id: u32, bytes: usize) {
         let grant = u32::try_from(bytes).unwrap().to_le_bytes().to_vec();
         self.send(FrameKind::Credit, id, grant).await;
     }
 
-    async fn copy_out(self: Arc<Self>, mut pipe: impl tokio::io::AsyncRead + Unpin, id: u32) {
+    async fn copy_out(self: Arc<Self>, mut pipe: impl AsyncRead + Unpin, id: u32) {
         let mut buffer = vec![0; 32 << 10];
         loop {
             match pipe.read(&mut buffer).await {

@@ -9,7 +9,9 @@ use std::time::Duration;
 use async_trait::async_trait;
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
+use rustls::pki_types::CertificateDer;
 use sandstone_api::{ImageId, Region, SandboxId, SnapshotId, VolumeId};
+use sandstone_authority::Authority;
 use sandstone_core::{Clock, Consistency, Entropy, NetworkPolicy, Timestamp, VolumeCapacity};
 use sandstone_node_api::{
     AgentClient, Copied, Images, Measured, NodeApi, NodeError, NodeEvent, Readiness, Root,
@@ -24,8 +26,9 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 
 use super::agent::{self, FakeAgent};
 use super::client::{Answer, Socket, request};
-use crate::control::{ControlConfig, ControlPlane, Token, admit};
+use crate::control::{ControlConfig, ControlPlane, ExposedAt, Token, admit};
 use crate::edge::{EdgeConfig, router, serve};
+use crate::ingress::{CertificateSource, Ingress};
 use crate::ssh::SshEndpoint;
 
 pub(super) const TOKEN: &str = "ddo_0123456789abcdef";
@@ -217,6 +220,10 @@ impl NodeApi for FakeNode {
 /// A running server.
 pub(super) struct Harness {
     pub(super) address: SocketAddr,
+    /// Where exposed servers are.
+    pub(super) ingress_address: SocketAddr,
+    /// Who certifies them.
+    pub(super) authority_certificate: CertificateDer<'static>,
     pub(super) node: Arc<FakeNode>,
     pub(super) clock: Arc<HandClock>,
     pub(super) directory: TempDir,
@@ -233,12 +240,19 @@ impl Harness {
         let clock = Arc::new(HandClock(AtomicI64::new(1_700_000_000_000)));
         let entropy = Arc::new(Counter::default());
         let region = |text: &str| text.parse::<Region>().unwrap();
+        let ingress_listener = TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
+        let ingress_address = ingress_listener.local_addr().unwrap();
+        let mut config = ControlConfig::new(region("ord"), &[region("ams")]);
+        config.exposed_at = Some(ExposedAt {
+            base_domain: "sandbox.localhost".to_owned(),
+            port: ingress_address.port(),
+        });
         let control = ControlPlane::new(
             store.clone(),
             node.clone(),
             clock.clone(),
             entropy.clone(),
-            ControlConfig::new(region("ord"), &[region("ams")]),
+            config,
         );
         control.recover().await.unwrap();
         let token = Token::parse(TOKEN).unwrap();
@@ -258,9 +272,22 @@ impl Harness {
         let listener = TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
         let address = listener.local_addr().unwrap();
         let shutdown = CancellationToken::new();
+        let authority = Authority::open(directory.path(), "expose-ca", "test").unwrap();
+        let authority_certificate = authority.certificate_der().clone();
+        let ingress = Ingress::new(CertificateSource::Authority {
+            authority: Box::new(authority),
+            base_domain: "sandbox.localhost".to_owned(),
+            clock: clock.clone(),
+        });
+        let ingress = ingress
+            .unwrap()
+            .serve(ingress_listener, control.clone(), shutdown.clone());
+        tokio::spawn(ingress);
         tokio::spawn(serve(listener, router(control, config), shutdown.clone()));
         Self {
             address,
+            ingress_address,
+            authority_certificate,
             node,
             clock,
             directory,

@@ -3,6 +3,7 @@
 
 mod agent;
 mod client;
+mod exposures;
 mod files;
 mod handles;
 mod harness;

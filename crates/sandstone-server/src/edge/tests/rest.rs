@@ -81,8 +81,8 @@ async fn what_is_not_there_is_said_in_json() {
         (
             "POST",
             "/api/v3/sandbox/x/expose/http",
-            501,
-            "NOT_SUPPORTED",
+            404,
+            "SANDBOX_NOT_FOUND",
         ),
         (
             "POST",
@@ -97,6 +97,8 @@ async fn what_is_not_there_is_said_in_json() {
             404,
             "SANDBOX_NOT_FOUND",
         ),
+        ("GET", "/v1/sandboxes/x/exposures", 404, "SANDBOX_NOT_FOUND"),
+        ("DELETE", "/v1/sandboxes/x", 404, "SANDBOX_NOT_FOUND"),
     ] {
         let answer = harness.rest(method, path, None).await;
         assert_eq!(answer.status, status, "{method} {path}");
