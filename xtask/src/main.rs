@@ -36,6 +36,11 @@ enum Command {
     Quickstart(quickstart::Arguments),
     /// Run the whole suite: formatting, lints, tidy, unit tests, the official SDKs, leftovers.
     Test(test::Arguments),
+    /// Compare docs/conformance.md with the results that the suites left in a directory.
+    Conformance {
+        /// Where the suites ran: SANDSTONE_TEST_SCRATCH.
+        scratch: std::path::PathBuf,
+    },
     /// Kill a server at random moments under a mixed load, and check what it has kept.
     Soak(soak::Arguments),
     /// Measure. Figures are printed beside a peer's from the same run.
@@ -47,6 +52,7 @@ fn main() -> ExitCode {
     let done = match Arguments::parse().command {
         Command::Quickstart(arguments) => quickstart::run(&arguments),
         Command::Test(arguments) => test::run(&arguments),
+        Command::Conformance { scratch } => conformance::check(&scratch),
         Command::Soak(arguments) => soak::run(&arguments),
         Command::Bench(bench) => bench::run(&bench),
     };
