@@ -103,6 +103,7 @@ impl ControlPlane {
         if timeout(limit, self.stop_everything(reason)).await.is_ok() {
             return;
         }
+        tracing::warn!(tasks = self.tasks.len(), "work has not ended in time");
         match self.store.unfinished_sandboxes().await {
             Ok(late) => {
                 for sandbox in late {
