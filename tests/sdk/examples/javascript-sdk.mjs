@@ -76,7 +76,14 @@ export const javascript = {
     4: { prints: /^2$/m },
     5: { prints: /^2$/m },
     6: NOT_OFFERED,
-    7: { prints: /^Hello, world!$/m },
+    7: {
+      change: [[
+        "const response =",
+        "await runtime.httpReady;\nconst response =",
+        "a request before the program listens is refused",
+      ]],
+      prints: /^Hello, world!$/m,
+    },
     8: { prints: /^2$/m },
     9: { prints: /^3$/m },
     10: { prints: /^3$/m },

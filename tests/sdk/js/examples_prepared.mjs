@@ -33,8 +33,12 @@ export const Sandbox = {
 
 /** `fetch` for a name that only the server under test knows. */
 export async function fetchExposed(url) {
-  const { status, body } = await getExposed(url);
-  return new Response(body, { status });
+  // The example does not wait for its server: until it listens, the answer is 502.
+  for (let attempt = 0;; attempt++) {
+    const { status, body } = await getExposed(url);
+    if (status !== 502 || attempt === 100) return new Response(body, { status });
+    await new Promise((done) => setTimeout(done, 100));
+  }
 }
 
 /** The host of the registry that the sandboxes can reach. */
