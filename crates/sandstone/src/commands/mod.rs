@@ -5,6 +5,7 @@ mod files;
 pub(crate) mod pool;
 pub(crate) mod sandboxes;
 pub(crate) mod snapshots;
+mod ssh;
 pub(crate) mod volumes;
 
 use anyhow::Context;

@@ -48,6 +48,13 @@ Example:
         #[arg(long, value_parser = clap::value_parser!(u16).range(1..))]
         port: u16,
     },
+    /// Prints the command that opens a shell in a sandbox. Who knows it can enter.
+    #[command(after_help = "Example:
+  $(sandstone sandboxes ssh sbx_ord_1at5nn58e77rtd11e3k3)")]
+    Ssh {
+        /// Its id.
+        sandbox: String,
+    },
     /// Lists the URLs of a sandbox's exposed servers.
     #[command(after_help = "Example:
   sandstone sandboxes exposures sbx_ord_1at5nn58e77rtd11e3k3")]
@@ -87,6 +94,7 @@ pub(crate) fn run(arguments: SandboxesArguments) -> anyhow::Result<()> {
                 format!("https://{}\n", exposure.domain)
             })
         }
+        SandboxesCommand::Ssh { sandbox } => super::ssh::run(&session, &sandbox),
         SandboxesCommand::Exposures { sandbox } => {
             let path = format!("{}/exposures", path(&sandbox));
             session.show_list(&path, |exposures: Vec<Exposure>| {
