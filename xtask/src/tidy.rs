@@ -63,6 +63,7 @@ const ALLOWED: [(&str, &[&str]); 14] = [
             "sandstone-authority",
             "sandstone-core",
             "sandstone-crash",
+            "sandstone-egress",
             "sandstone-node",
             "sandstone-node-api",
             "sandstone-protocol",

@@ -1,9 +1,7 @@
 //! Where `sandstone serve` exposes servers of sandboxes, and with which certificate.
 
-use std::io::ErrorKind;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
-use std::str::FromStr;
 use std::sync::Arc;
 
 use anyhow::{Context, bail};
@@ -15,6 +13,7 @@ use sandstone_server::ingress::{CertificateSource, Ingress};
 use tokio::net::TcpListener;
 
 use crate::data_dir::DataDir;
+use crate::listen::Listen;
 
 /// Where exposed servers are, when the operator does not say.
 const DEFAULT_LISTEN: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::LOCALHOST), 8443);
@@ -31,7 +30,7 @@ pub(crate) struct ExposeArguments {
     /// Address at which exposed servers are reached over HTTPS, or `none`. Port 0 takes any free
     /// one and writes it to DATA_DIR/expose-address. [default: 127.0.0.1:8443, or any free port]
     #[arg(long, env = "SANDSTONE_EXPOSE_LISTEN", value_name = "ADDRESS")]
-    expose_listen: Option<ListenAt>,
+    expose_listen: Option<Listen>,
     /// Domain below which exposed servers get their names. `*.BASE_DOMAIN` must lead to this
     /// server.
     #[arg(
@@ -62,24 +61,6 @@ pub(crate) struct ExposeArguments {
         value_name = "FILE"
     )]
     tls_key: Option<PathBuf>,
-}
-
-/// An address, or none.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum ListenAt {
-    None,
-    Address(SocketAddr),
-}
-
-impl FromStr for ListenAt {
-    type Err = std::net::AddrParseError;
-
-    fn from_str(text: &str) -> Result<Self, Self::Err> {
-        if text == "none" {
-            return Ok(Self::None);
-        }
-        text.parse().map(Self::Address)
-    }
 }
 
 /// A host name, in lower case.
@@ -115,15 +96,10 @@ impl ExposeArguments {
         data: &DataDir,
         clock: Arc<dyn Clock>,
     ) -> anyhow::Result<Option<Exposing>> {
-        let listener = match self.expose_listen {
-            Some(ListenAt::None) => {
-                data.remove(ADDRESS_FILE)?;
-                return Ok(None);
-            }
-            Some(ListenAt::Address(address)) => TcpListener::bind(address)
-                .await
-                .with_context(|| format!("cannot expose servers at {address}"))?,
-            None => listen_by_default().await?,
+        let chosen = self.expose_listen;
+        let Some(listener) = Listen::open(chosen, DEFAULT_LISTEN, "--expose-listen").await? else {
+            data.remove(ADDRESS_FILE)?;
+            return Ok(None);
         };
         let address = listener.local_addr()?;
         let source = match (&self.tls_cert, &self.tls_key) {
@@ -146,23 +122,6 @@ impl ExposeArguments {
             listener,
             at,
         }))
-    }
-}
-
-/// The default address; if another server of this host has it, any free port.
-async fn listen_by_default() -> anyhow::Result<TcpListener> {
-    match TcpListener::bind(DEFAULT_LISTEN).await {
-        Err(error) if error.kind() == ErrorKind::AddrInUse => {
-            let any = SocketAddr::new(DEFAULT_LISTEN.ip(), 0);
-            let listener = TcpListener::bind(any).await.context("cannot listen")?;
-            tracing::warn!(
-                taken = %DEFAULT_LISTEN,
-                instead = %listener.local_addr()?,
-                "the default address of exposed servers is taken; --expose-listen chooses one"
-            );
-            Ok(listener)
-        }
-        listener => listener.with_context(|| format!("cannot listen on {DEFAULT_LISTEN}")),
     }
 }
 
@@ -217,15 +176,5 @@ mod tests {
         ] {
             assert!(base_domain(bad).is_err(), "{bad}");
         }
-    }
-
-    #[test]
-    fn none_switches_it_off() {
-        assert_eq!("none".parse(), Ok(ListenAt::None));
-        assert_eq!(
-            "127.0.0.1:8443".parse(),
-            Ok(ListenAt::Address(DEFAULT_LISTEN))
-        );
-        assert!("8443".parse::<ListenAt>().is_err());
     }
 }

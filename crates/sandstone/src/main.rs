@@ -15,6 +15,7 @@ mod doctor;
 mod duration;
 mod expose;
 mod image;
+mod listen;
 mod output;
 mod serve;
 mod ssh;

@@ -1,7 +1,6 @@
 //! `sandstone serve`'s SSH listener: where it is, what clients are told, and its key.
 
-use std::net::{IpAddr, SocketAddr};
-use std::str::FromStr;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
 use anyhow::{Context, bail};
 use clap::Args;
@@ -10,9 +9,13 @@ use sandstone_server::ssh::{HostKey, SshEndpoint};
 use tokio::net::TcpListener;
 
 use crate::data_dir::DataDir;
+use crate::listen::Listen;
 
 /// The host's key, in the data directory.
 const KEY_FILE: &str = "ssh-host-key";
+
+/// Where SSH is listened for when the operator does not say.
+const DEFAULT_LISTEN: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 2222);
 
 /// The address listened on, in the data directory.
 const ADDRESS_FILE: &str = "ssh-address";
@@ -20,38 +23,15 @@ const ADDRESS_FILE: &str = "ssh-address";
 #[derive(Debug, Args)]
 pub(crate) struct SshArguments {
     /// Address to listen on for SSH into sandboxes, or `none`. Port 0 takes any free one and
-    /// writes it to DATA_DIR/ssh-address.
-    #[arg(
-        long,
-        env = "SANDSTONE_SSH_LISTEN",
-        value_name = "ADDRESS",
-        default_value = "127.0.0.1:2222"
-    )]
-    ssh_listen: Listen,
+    /// writes it to DATA_DIR/ssh-address. [default: 127.0.0.1:2222, or any free port]
+    #[arg(long, env = "SANDSTONE_SSH_LISTEN", value_name = "ADDRESS")]
+    ssh_listen: Option<Listen>,
     /// Host name that clients are told to use for SSH; the address listened on when absent.
     #[arg(long, env = "SANDSTONE_SSH_HOST", value_name = "NAME")]
     ssh_host: Option<String>,
     /// Port that clients are told to use for SSH; the one listened on when absent.
     #[arg(long, env = "SANDSTONE_SSH_PORT", value_name = "PORT")]
     ssh_port: Option<u16>,
-}
-
-/// Where to listen, if anywhere.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Listen {
-    None,
-    At(SocketAddr),
-}
-
-impl FromStr for Listen {
-    type Err = std::net::AddrParseError;
-
-    fn from_str(text: &str) -> Result<Self, Self::Err> {
-        match text {
-            "none" => Ok(Self::None),
-            _ => text.parse().map(Self::At),
-        }
-    }
 }
 
 /// A listener for SSH, and what belongs to it.
@@ -69,14 +49,12 @@ pub(crate) async fn listen(
     data: &DataDir,
     entropy: &dyn Entropy,
 ) -> anyhow::Result<Option<SshListener>> {
-    let Listen::At(wanted) = arguments.ssh_listen else {
+    let chosen = arguments.ssh_listen;
+    let Some(listener) = Listen::open(chosen, DEFAULT_LISTEN, "--ssh-listen").await? else {
         data.remove(ADDRESS_FILE)?;
         return Ok(None);
     };
     let key = host_key(data, entropy)?;
-    let listener = TcpListener::bind(wanted).await.with_context(|| {
-        format!("cannot listen on {wanted} for SSH; --ssh-listen takes another address, or `none`")
-    })?;
     let address = listener.local_addr()?;
     data.write(ADDRESS_FILE, &format!("{address}\n"), 0o644)?;
     let endpoint = endpoint(arguments, address)?;

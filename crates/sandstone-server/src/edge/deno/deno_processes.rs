@@ -331,23 +331,31 @@ pub(super) async fn http_wait(session: &Session, mut params: Params) -> Result<V
             )),
         };
     };
+    Ok(Value::Bool(until_it_serves(session, &process).await?))
+}
+
+/// Waits until a program serves HTTP. False when it exits first.
+pub(super) async fn until_it_serves(
+    session: &Session,
+    process: &DenoProcess,
+) -> Result<bool, CallError> {
     let mut pause = READY_PAUSE;
     loop {
         let target = DialTarget::Unix(process.http_socket.clone());
         tokio::select! {
             dialled = session.agent.dial(target) => match dialled {
-                Ok(_) => return Ok(Value::Bool(true)),
+                Ok(_) => return Ok(true),
                 Err(error) if session.agent.is_closed() => {
                     return Err(RemoteError::from_agent(error, "wait for a server").into());
                 }
                 // Not yet.
                 Err(_) => {}
             },
-            () = process.exited.cancelled() => return Ok(Value::Bool(false)),
+            () = process.exited.cancelled() => return Ok(false),
         }
         tokio::select! {
             () = sleep(pause) => pause = (pause * 2).min(READY_PAUSE_MAX),
-            () = process.exited.cancelled() => return Ok(Value::Bool(false)),
+            () = process.exited.cancelled() => return Ok(false),
         }
     }
 }

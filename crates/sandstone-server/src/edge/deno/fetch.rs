@@ -12,11 +12,12 @@ use http_body_util::BodyExt;
 use hyper::ext::ReasonPhrase;
 use sandstone_protocol::message::DialTarget;
 use serde_json::{Value, json};
-use tokio::time::sleep;
+use tokio::time::{sleep, timeout};
 use url::Url;
 
 use super::client::Client;
 use super::decode::Decoder;
+use super::deno_processes::until_it_serves;
 use super::error::{CallError, RemoteError};
 use super::fetch_body::RequestBody;
 use super::http_client::{Exchange, exchange};
@@ -31,6 +32,9 @@ const REDIRECTS_MAX: usize = 20;
 
 /// Trap 4: how long after the answer the body begins.
 const BODY_DELAY: Duration = Duration::from_millis(20);
+
+/// How long a request for a program waits for the program to serve.
+const SERVE_LIMIT: Duration = Duration::from_secs(10);
 
 /// What we call ourselves when the program says nothing.
 const USER_AGENT: HeaderValue = HeaderValue::from_static("sandstone");
@@ -75,8 +79,15 @@ pub(super) async fn fetch(session: &Arc<Session>, mut params: Params) -> Result<
     let program = match params.optional_u32("pid")? {
         None => None,
         Some(pid) => {
-            let socket = session.programs.http_socket(pid);
-            Some(socket.ok_or_else(RemoteError::process_gone)?)
+            let process = session.programs.deno(pid);
+            let process = process.ok_or_else(RemoteError::process_gone)?;
+            // The SDK's own example asks a program that has only just been started. When it does
+            // not serve, the request itself says so.
+            let serving = until_it_serves(session, &process);
+            if let Ok(waited) = timeout(SERVE_LIMIT, serving).await {
+                waited?;
+            }
+            Some(process.http_socket.clone())
         }
     };
     let body = match params.optional_number("bodyStreamId")? {

@@ -120,6 +120,7 @@ pub(super) fn routes() -> Router<Arc<Edge>> {
         .route("/api/v3/sandboxes/{id}", delete(sandboxes::kill))
         .route("/api/v3/sandbox/{id}/expose/ssh", post(ssh::expose))
         .route("/api/v3/sandbox/{id}/expose/http", post(expose::http))
+        .route("/api/v3/sandbox/{id}/expose/vscode", post(vscode::expose))
         .merge(unsupported::routes())
         .merge(sockets)
 }

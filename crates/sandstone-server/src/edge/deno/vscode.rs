@@ -7,11 +7,18 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use axum::Json;
+use axum::extract::State;
+use sandstone_api::{ApiError, ErrorCode};
 use sandstone_node_api::AgentError;
 use sandstone_protocol::message::{Answer, DialTarget, Request};
-use serde_json::json;
+use serde_json::{Value, json};
 use tokio::time::{sleep, timeout};
 
+use super::super::Edge;
+use super::super::auth::Caller;
+use super::super::input::{Name, sandbox_id};
+use super::super::reply::Reject;
 use super::error::{CallError, RemoteError};
 use super::params::Params;
 use super::processes;
@@ -32,9 +39,24 @@ const PORTS: std::ops::Range<u16> = 20_000..32_000;
 const ATTEMPTS: u32 = 10;
 
 /// What to do about a missing editor.
-pub(super) const HINT: &str = "Start the server with --editor.";
+const HINT: &str = "Start the server with --editor.";
 
 const SIGKILL: i32 = 9;
+
+/// Issues the name that the SDK binds to the editor's port.
+pub(super) async fn expose(
+    State(edge): State<Arc<Edge>>,
+    Caller(who): Caller,
+    Name(name): Name,
+) -> Result<Json<Value>, Reject> {
+    let id = sandbox_id(&name)?;
+    if edge.editor.is_none() {
+        let error = ApiError::new(ErrorCode::EditorNotConfigured, "this server has no editor");
+        return Err(error.with_hint(HINT).into());
+    }
+    let exposure = edge.control.expose(&who, id, None).await?;
+    Ok(Json(json!({ "domain": exposure.domain })))
+}
 
 /// `vscode`: starts the editor and answers once it listens.
 pub(super) async fn start(session: &Arc<Session>, mut params: Params) -> Result<Done, CallError> {
