@@ -207,6 +207,8 @@ fn sdk_suites(arguments: &Arguments, counts: &mut Counts) -> Result<()> {
         "sandbox.test.mjs",
         "snapshots.test.mjs",
         "fs.test.mjs",
+        "deno.test.mjs",
+        "fetch.test.mjs",
         "ssh.test.mjs",
         "expose.test.mjs",
     ]);

@@ -361,11 +361,11 @@ def snapshot(api: Api, of: str):
         removed(api, "snapshots", made["id"])
 
 
-def exposed(url: str, headers: dict[str, str] | None = None) -> httpx.Response:
+def exposed(url: str, headers: dict[str, str] | None = None, ca: Path | None = None) -> httpx.Response:
     """What an exposed name answers, from outside of the sandbox. No resolver knows the name, and
-    the certificate comes from the server's own authority."""
+    the certificate comes from the server's own authority: that of the shared server, or `ca`."""
     parts = httpx.URL(url)
-    trust = ssl.create_default_context(cafile=setting("EXPOSE_CA"))
+    trust = ssl.create_default_context(cafile=ca or setting("EXPOSE_CA"))
     with httpx.Client(verify=trust, trust_env=False, timeout=15) as client:
         return client.get(
             parts.copy_with(host="127.0.0.1"),

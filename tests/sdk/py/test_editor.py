@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 from conftest import server_of_its_own
-from support import bash
+from support import bash, exposed
 from test_bad_input import call, connected
 
 TOKEN = "ddo_thisMustNeverBeLogged"
@@ -42,13 +42,18 @@ def test_the_editor_runs_until_it_is_killed(edited):
             assert bash(sandbox, script) == (0, "content", "")
             variable = f"tr '\\0' '\\n' < /proc/{editor['pid']}/environ | grep ^DENO_DEPLOY_SANDBOX"
             assert bash(sandbox, variable)[1].strip() == f"DENO_DEPLOY_SANDBOX_TOKEN={TOKEN}"
+            answer = edited.request("POST", f"/api/v3/sandbox/{sandbox.id}/expose/vscode", {})
+            name = {"domain": answer.json()["domain"], "port": editor["port"]}
+            assert call(websocket, "exposeHttp", name, 2)["result"] == {"ok": None}
+            page = exposed(f"https://{name['domain']}/file", ca=edited.data / "expose-ca.pem")
+            assert (page.status_code, page.text) == (200, "content")
             # A second one gets a port of its own.
-            second = call(websocket, "vscode", PARAMS, 2)["result"]["ok"]
+            second = call(websocket, "vscode", PARAMS, 3)["result"]["ok"]
             assert second["port"] != editor["port"]
             for one in (editor, second):
                 of = {"pid": one["pid"], "vscode": True}
-                assert call(websocket, "processKill", of, 3)["result"] == {"ok": None}
-                status = call(websocket, "processWait", of, 4)["result"]["ok"]
+                assert call(websocket, "processKill", of, 4)["result"] == {"ok": None}
+                status = call(websocket, "processWait", of, 5)["result"]["ok"]
                 assert (status["code"], status["signal"]) == (143, "SIGTERM")
     assert TOKEN not in edited.log.read_text()
 
