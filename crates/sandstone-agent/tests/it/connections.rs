@@ -190,7 +190,7 @@ fn a_newer_generation_is_welcome() {
 fn too_many_requests_are_refused_and_the_rest_goes_on() {
     let (_sandbox, mut host) = Sandbox::start();
     let pid = host.spawned(shell("sleep 1000"));
-    let waits: Vec<u32> = (0..4096).map(|_| host.fresh_id()).collect();
+    let waits: Vec<u32> = (0..40_000).map(|_| host.fresh_id()).collect();
     for id in &waits {
         host.send_request(*id, &Request::Wait { pid });
     }

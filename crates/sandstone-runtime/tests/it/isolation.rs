@@ -252,7 +252,7 @@ fn ordinary_things_work() {
         "curl --version > /dev/null",
         "chroot / true",
         "sleep 5 & kill $!",
-        "ulimit -n | grep -vx 1024",
+        "ulimit -n | grep -x 4096",
         "cat /proc/cpuinfo /proc/meminfo /proc/stat > /dev/null && nproc",
         "setpriv --reuid 1000 --regid 1000 --clear-groups id",
     ] {

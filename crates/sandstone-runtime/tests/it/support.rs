@@ -90,7 +90,7 @@ impl Host {
             memory_bytes: 512 << 20,
             cpu_millis: 1000,
             pids_max: 256,
-            open_files: 1024,
+            open_files: 4096,
             root,
             mounts: Vec::new(),
             agent_socket: self.socket(name),

@@ -213,7 +213,8 @@ async fn trap_5_unknown_methods_and_bad_parameters() {
     let (mut javascript, _) = harness.session().await;
     let error = javascript.call_error("stat", json!({})).await;
     assert_eq!(error["constructorName"], "TypeError");
-    let error = javascript.call_error("walk", json!({"path": "/"})).await;
+    let editor = json!({"path": "/", "extensions": []});
+    let error = javascript.call_error("vscode", editor).await;
     assert_eq!(error["constructorName"], "NotSupported");
     let mut python = harness.python().await;
     for (method, params, message) in [
