@@ -7,6 +7,7 @@
 
 mod bench;
 mod conformance;
+mod fuzz;
 mod http;
 mod leak;
 mod machine;
@@ -43,6 +44,8 @@ enum Command {
     },
     /// Kill a server at random moments under a mixed load, and check what it has kept.
     Soak(soak::Arguments),
+    /// Run the fuzz targets.
+    Fuzz(fuzz::Arguments),
     /// Measure. Figures are printed beside a peer's from the same run.
     #[command(subcommand)]
     Bench(bench::Bench),
@@ -54,6 +57,7 @@ fn main() -> ExitCode {
         Command::Test(arguments) => test::run(&arguments),
         Command::Conformance { scratch } => conformance::check(&scratch),
         Command::Soak(arguments) => soak::run(&arguments),
+        Command::Fuzz(arguments) => fuzz::run(&arguments).map(drop),
         Command::Bench(bench) => bench::run(&bench),
     };
     match done {

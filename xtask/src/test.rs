@@ -11,7 +11,7 @@ use crate::leak::HostState;
 use crate::report::{Counts, count};
 use crate::run::{cargo, clear, command, execute, heading, root, since, target, tee};
 use crate::server::{Server, Settings};
-use crate::{conformance, machine, tidy, tools};
+use crate::{conformance, fuzz, machine, tidy, tools};
 
 /// What the kernel may still be doing when the last test has ended.
 const LEAK_PATIENCE: Duration = Duration::from_secs(10);
@@ -52,6 +52,8 @@ enum Stage {
     Tidy,
     /// Tests of the crates.
     Unit,
+    /// The fuzz targets, a minute each.
+    Fuzz,
     /// Both official SDKs against a real server, and servers that are killed.
     Sdk,
 }
@@ -109,6 +111,12 @@ fn stages(arguments: &Arguments, counts: &mut Counts) -> Result<()> {
             let mut tests = cargo();
             tests.args(["test", "--workspace", "--locked", "--no-fail-fast"]);
             counted(&mut tests, counts)
+        })?;
+    }
+    if is_wanted(Stage::Fuzz) {
+        timed("Fuzzing", || {
+            counts.passed += fuzz::run(&fuzz::Arguments { seconds: 60 })?;
+            Ok(())
         })?;
     }
     if is_wanted(Stage::Sdk) {

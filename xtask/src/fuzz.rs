@@ -1,0 +1,98 @@
+//! Fuzzing: the targets in `fuzz/`, with libFuzzer. They find what crashes, hangs or allocates
+//! without bound; a memory error is not looked for, because none of their code is `unsafe`.
+
+use std::fs;
+use std::path::Path;
+use std::process::Stdio;
+
+use anyhow::{Context, Result, bail};
+
+use crate::run::{cargo, command, execute, root, target};
+use crate::tools;
+
+/// The targets, each a binary of `fuzz/`.
+const TARGETS: [&str; 2] = ["agent_client", "protocol"];
+
+/// Where what the compiler makes is, and the platform that has to be named for the flags to be
+/// used for programs only, and not for build scripts.
+const BUILD: &str = "fuzz";
+const PLATFORM: &str = "x86_64-unknown-linux-gnu";
+
+/// Coverage counters as libFuzzer reads them. These flags work with a stable compiler; sanitizers
+/// would not.
+const FLAGS: &str = "--cfg fuzzing -Cpasses=sancov-module -Cllvm-args=-sanitizer-coverage-level=4 \
+     -Cllvm-args=-sanitizer-coverage-inline-8bit-counters \
+     -Cllvm-args=-sanitizer-coverage-pc-table -Cllvm-args=-sanitizer-coverage-trace-compares";
+
+/// Most memory of a target, MiB. They use less than a tenth.
+const MEMORY_MIB: u32 = 1024;
+
+/// Longest time for one input, seconds.
+const INPUT_LIMIT: u32 = 20;
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct Arguments {
+    /// How long each target runs, all at once.
+    #[arg(long, default_value_t = 60)]
+    pub(crate) seconds: u32,
+}
+
+/// Builds the targets and runs them. How many there were.
+pub(crate) fn run(arguments: &Arguments) -> Result<u64> {
+    if !Path::new("/usr/bin/g++").exists() {
+        // libFuzzer itself is C++.
+        tools::install(&["g++"])?;
+    }
+    let manifest = root().join("fuzz/Cargo.toml");
+    execute(
+        cargo()
+            .args(["build", "--release", "--locked", "--target", PLATFORM])
+            .arg("--target-dir")
+            .arg(target(BUILD))
+            .arg("--manifest-path")
+            .arg(manifest)
+            .env("RUSTFLAGS", FLAGS),
+    )?;
+    let mut running = Vec::new();
+    for name in TARGETS {
+        let work = target(BUILD).join("work").join(name);
+        let corpus = work.join("corpus");
+        fs::create_dir_all(&corpus).with_context(|| format!("making {}", corpus.display()))?;
+        let log = work.join("log");
+        let output = fs::File::create(&log).with_context(|| format!("making {}", log.display()))?;
+        let child = command(target(BUILD).join(PLATFORM).join("release").join(name))
+            .arg(format!("-max_total_time={}", arguments.seconds))
+            .arg(format!("-rss_limit_mb={MEMORY_MIB}"))
+            .arg(format!("-timeout={INPUT_LIMIT}"))
+            .arg(format!("-artifact_prefix={}/", work.display()))
+            .arg("-print_final_stats=1")
+            .arg(&corpus)
+            .stdout(Stdio::null())
+            .stderr(output)
+            .spawn()
+            .with_context(|| format!("starting {name}"))?;
+        running.push((name, log, child));
+    }
+    let mut failed = Vec::new();
+    for (name, log, mut child) in running {
+        let status = child
+            .wait()
+            .with_context(|| format!("waiting for {name}"))?;
+        let log = fs::read_to_string(&log).unwrap_or_default();
+        let units = log
+            .lines()
+            .find_map(|line| line.strip_prefix("stat::number_of_executed_units:"))
+            .map_or("no", str::trim);
+        println!("{name}: {units} inputs, {status}");
+        if !status.success() {
+            // The input is among the last lines, in base64.
+            let lines: Vec<&str> = log.lines().collect();
+            println!("{}", lines[lines.len().saturating_sub(40)..].join("\n"));
+            failed.push(name);
+        }
+    }
+    if !failed.is_empty() {
+        bail!("an input was found for: {}", failed.join(", "));
+    }
+    Ok(TARGETS.len() as u64)
+}
