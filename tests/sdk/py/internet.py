@@ -19,6 +19,8 @@ from pathlib import Path
 from support import Server, wait_until
 
 HERE = Path(__file__).parent
+# Where `ip netns` keeps name spaces.
+NAMESPACES = "/run/netns"
 # The host's own addresses: towards the internet, and towards the tests.
 HOST = "203.0.113.1"
 GOOD, EVIL, PRIVATE, METADATA = "203.0.113.10", "203.0.113.20", "10.99.0.5", "169.254.169.254"
@@ -57,6 +59,7 @@ class Internet:
         self.tests_address = f"10.213.{third}.{fourth + 1}"
         self.server_address = f"10.213.{third}.{fourth + 2}"
         self.process: subprocess.Popen | None = None
+        self.had_namespaces = os.path.ismount(NAMESPACES)
 
     def __enter__(self) -> Internet:
         try:
@@ -73,6 +76,9 @@ class Internet:
         for namespace in (self.host, self.outside):
             subprocess.run(["ip", "netns", "del", namespace], capture_output=True, check=False)
         subprocess.run(["ip", "link", "del", self.link], capture_output=True, check=False)
+        if not self.had_namespaces:
+            # `ip netns add` mounts it, and nothing takes it away.
+            subprocess.run(["umount", NAMESPACES], capture_output=True, check=False)
 
     def _make(self) -> None:
         for namespace in (self.outside, self.host):
