@@ -1,11 +1,10 @@
 //! One connection: its requests and streams.
 
-use std::collections::{HashMap, HashSet};
 use std::convert::Infallible;
 use std::io;
 use std::net::Shutdown;
 use std::os::unix::net::UnixStream;
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 use std::thread;
 use std::time::Duration;
 
@@ -28,17 +27,11 @@ use crate::lock_waits::LockWaits;
 use crate::processes::Mailbox;
 use crate::spawn::{self, SpawnJob};
 use crate::stream::{Inlet, Outlet, Waker};
+use crate::table::{Room, Stream, Table, UsedTwice};
 use crate::walks;
 pub(crate) use crate::wire::Closed;
 use crate::wire::{ReceiveError, Receiver, Sender};
 use crate::workers::{STACK_BYTES, Workers};
-
-/// Requests that may be unanswered at once; waits for processes count. One host has many clients, and
-/// one that waits ten thousand times must not keep another from killing what it waits for.
-const REQUESTS_MAX: usize = 40_000;
-
-/// Streams that may be open at once.
-const STREAMS_MAX: usize = 4096;
 
 /// How long a new connection may take to say hello.
 const HELLO_PATIENCE: Duration = Duration::from_secs(10);
@@ -49,26 +42,12 @@ pub(crate) struct Connection {
     /// What outlives it.
     pub(crate) agent: Arc<Agent>,
     sender: Sender,
-    table: Mutex<Table>,
+    table: Table,
     mailbox: Arc<Mailbox>,
     workers: Arc<Workers<FileJob>>,
     /// Files that are open.
     pub(crate) handles: Handles,
     lock_waits: Arc<LockWaits>,
-}
-
-#[derive(Debug, Default)]
-struct Table {
-    /// Requests without a reply.
-    requests: HashSet<u32>,
-    /// Streams that neither side has ended or reset.
-    streams: HashMap<StreamId, Stream>,
-}
-
-#[derive(Debug, Clone)]
-enum Stream {
-    ToHost(Arc<Outlet>),
-    FromHost(Arc<Inlet>),
 }
 
 /// Why a connection ended.
@@ -105,7 +84,7 @@ pub(crate) fn serve(agent: &Arc<Agent>, socket: UnixStream) -> Result<Infallible
     let connection = Arc::new(Connection {
         agent: Arc::clone(agent),
         sender: Sender::new(socket.try_clone()?),
-        table: Mutex::default(),
+        table: Table::default(),
         mailbox: Arc::default(),
         workers: Workers::new(files::perform, files::refuse),
         handles: Handles::default(),
@@ -154,8 +133,7 @@ impl Connection {
     fn close(&self, socket: &UnixStream) {
         // First of all, so that no thread stays blocked in sending.
         let _ = socket.shutdown(Shutdown::Both);
-        let streams = std::mem::take(&mut lock(&self.table).streams);
-        streams.into_values().for_each(Stream::give_up);
+        self.table.give_up_all();
         self.workers.close();
         self.handles.close_all();
         self.mailbox.close();
@@ -170,7 +148,7 @@ impl Connection {
             return Err(Protocol("id 0 after the hello"));
         }
         // Frames of streams that are over crossed with their end, and are dropped.
-        let stream = || lock(&self.table).streams.get(&frame.id).cloned();
+        let stream = || self.table.stream(frame.id);
         match frame.kind {
             FrameKind::Request => {
                 let request = decode("request", &frame.payload)?;
@@ -191,7 +169,7 @@ impl Connection {
             }
             FrameKind::End => match stream() {
                 Some(Stream::FromHost(inlet)) => {
-                    lock(&self.table).streams.remove(&frame.id);
+                    self.table.close(frame.id);
                     inlet.end();
                 }
                 Some(Stream::ToHost(_)) => return Err(Protocol("an end against the stream")),
@@ -210,8 +188,7 @@ impl Connection {
                 }
             }
             FrameKind::Reset => {
-                let stream = lock(&self.table).streams.remove(&frame.id);
-                if let Some(stream) = stream {
+                if let Some(stream) = self.table.close(frame.id) {
                     stream.give_up();
                 }
             }
@@ -224,18 +201,11 @@ impl Connection {
     /// Registers a request with its streams, and sets it going.
     fn begin(self: &Arc<Self>, id: u32, request: Request) -> Result<(), ConnectionError> {
         let streams = streams_of(&request);
-        let full = {
-            let mut table = lock(&self.table);
-            table.check_new(id, &streams)?;
-            let full = table.requests.len() >= REQUESTS_MAX
-                || table.streams.len() + streams.len() > STREAMS_MAX;
-            table.requests.insert(id);
-            full
-        };
-        if full {
-            return Ok(self.refuse(id, &streams, Errno::AGAIN)?);
+        match self.table.begin(id, &streams) {
+            Ok(Room::Enough) => Ok(self.dispatch(id, request)?),
+            Ok(Room::Full) => Ok(self.refuse(id, &streams, Errno::AGAIN)?),
+            Err(UsedTwice) => Err(ConnectionError::Protocol("an id is used twice")),
         }
-        Ok(self.dispatch(id, request)?)
     }
 
     fn dispatch(self: &Arc<Self>, id: u32, request: Request) -> Result<(), Closed> {
@@ -453,15 +423,13 @@ impl Connection {
 
     fn outlet(&self, id: StreamId, waker: &Arc<Waker>) -> Arc<Outlet> {
         let outlet = Outlet::new(id, Arc::clone(waker));
-        let stream = Stream::ToHost(Arc::clone(&outlet));
-        lock(&self.table).streams.insert(id, stream);
+        self.table.open(Stream::ToHost(Arc::clone(&outlet)));
         outlet
     }
 
     fn inlet(&self, id: StreamId, waker: &Arc<Waker>) -> Arc<Inlet> {
         let inlet = Inlet::new(id, Arc::clone(waker));
-        let stream = Stream::FromHost(Arc::clone(&inlet));
-        lock(&self.table).streams.insert(id, stream);
+        self.table.open(Stream::FromHost(Arc::clone(&inlet)));
         inlet
     }
 
@@ -484,7 +452,7 @@ impl Connection {
         if payload.len() > PAYLOAD_MAX_BYTES {
             payload = encode::<Reply>(&Err(failure(Errno::OVERFLOW, "the answer is too large")));
         }
-        lock(&self.table).requests.remove(&id);
+        self.table.answered(id);
         self.sender.send(FrameKind::Reply, id, &payload)
     }
 
@@ -517,8 +485,7 @@ impl Connection {
     /// # Errors
     /// [`Closed`].
     pub(crate) fn give_up_stream(&self, id: StreamId, failure: &Failure) -> Result<(), Closed> {
-        let open = lock(&self.table).streams.remove(&id);
-        if let Some(open) = open {
+        if let Some(open) = self.table.close(id) {
             open.give_up();
             self.sender.send(FrameKind::Reset, id, &encode(failure))?;
         }
@@ -538,8 +505,7 @@ impl Connection {
     /// # Errors
     /// [`Closed`].
     pub(crate) fn end(&self, outlet: &Outlet) -> Result<(), Closed> {
-        let open = lock(&self.table).streams.remove(&outlet.id);
-        match open {
+        match self.table.close(outlet.id) {
             Some(_) => self.sender.send(FrameKind::End, outlet.id, &[]),
             None => Ok(()),
         }
@@ -550,34 +516,11 @@ impl Connection {
     /// # Errors
     /// [`Closed`].
     pub(crate) fn grant(&self, inlet: &Inlet, bytes: u32) -> Result<(), Closed> {
-        if bytes == 0 || !lock(&self.table).streams.contains_key(&inlet.id) {
+        if bytes == 0 || self.table.stream(inlet.id).is_none() {
             return Ok(());
         }
         self.sender
             .send(FrameKind::Credit, inlet.id, &bytes.to_le_bytes())
-    }
-}
-
-impl Table {
-    fn check_new(&self, id: u32, streams: &[StreamId]) -> Result<(), ConnectionError> {
-        let known = |id| self.requests.contains(&id) || self.streams.contains_key(&id);
-        let mut ids = vec![id];
-        ids.extend(streams);
-        for (index, id) in ids.iter().enumerate() {
-            if *id == 0 || known(*id) || ids[..index].contains(id) {
-                return Err(ConnectionError::Protocol("an id is used twice"));
-            }
-        }
-        Ok(())
-    }
-}
-
-impl Stream {
-    fn give_up(self) {
-        match self {
-            Self::ToHost(outlet) => outlet.give_up(),
-            Self::FromHost(inlet) => inlet.reset(),
-        }
     }
 }
 

@@ -16,9 +16,10 @@ use sandstone_protocol::message::{
 };
 
 use crate::changes::timestamps;
-use crate::files::{OPEN_FLAGS, Place, file_kind, is_ready, kind_of, metadata};
+use crate::files::{OPEN_FLAGS, Place, file_kind, kind_of, metadata};
 use crate::lock::lock;
 use crate::stream::Waker;
+use crate::transfer::is_ready;
 
 /// Open files of a connection. A host shares it among its clients and gives each far fewer.
 const HANDLES_MAX: usize = 16_384;
