@@ -46,6 +46,7 @@ mod show;
 mod snapshot;
 mod ssh;
 mod stop;
+mod tasks;
 #[cfg(test)]
 mod tests;
 mod token;
@@ -62,7 +63,6 @@ use sandstone_node_api::{NodeApi, Readiness};
 use sandstone_store::{OrganisationId, Store, StoreError, TokenHash};
 use tokio::sync::Notify;
 use tokio::time::{Instant, timeout_at};
-use tokio_util::task::TaskTracker;
 
 pub use archive::{Export, NewImport};
 pub use config::ControlConfig;
@@ -78,6 +78,7 @@ pub use volume::{NewVolume, Source};
 
 use live::LiveMap;
 use making::MakingSet;
+use tasks::Tasks;
 
 /// Longest token that is looked at. Ours have 44 characters.
 const TOKEN_MAX_BYTES: usize = 512;
@@ -98,7 +99,7 @@ pub struct ControlPlane {
     /// Turns of those who make or unpack archives.
     archives: Arc<tokio::sync::Semaphore>,
     /// Work that outlives the requests that asked for it.
-    tasks: TaskTracker,
+    tasks: Tasks,
     /// Woken when a sandbox with a deadline has started.
     deadlines: Notify,
     /// Woken whenever a sandbox was released, or a volume was enlarged or copied.
@@ -148,7 +149,7 @@ impl ControlPlane {
             growing: tokio::sync::Mutex::default(),
             reading: tokio::sync::Mutex::default(),
             archives: archive::turns(),
-            tasks: TaskTracker::new(),
+            tasks: Tasks::default(),
             deadlines: Notify::new(),
             released: Notify::new(),
             new_snapshots: Notify::new(),
@@ -244,7 +245,7 @@ impl ControlPlane {
     where
         T: Send + 'static,
     {
-        match self.tasks.spawn(work).await {
+        match self.tasks.spawn(object, work).await {
             Ok(result) => result,
             Err(failure) => {
                 tracing::error!(object, %failure, "a task ended early");

@@ -308,6 +308,6 @@ impl Drop for Unclaimed {
                 tracing::warn!(sandbox = %id, error = %Chain(&error), "cannot end it yet");
             }
         };
-        tasks.spawn_on(stop, &self.runtime);
+        tasks.spawn_on(format!("ending sandbox {id}"), stop, &self.runtime);
     }
 }

@@ -15,6 +15,7 @@ use sandstone_core::{Lifetime, SandboxState, StopReason};
 use sandstone_crash::Point;
 use sandstone_node_api::Chain;
 use sandstone_store::{StopBegun, StoreError};
+use tokio::task::JoinHandle;
 use tokio::time::{sleep, timeout};
 
 use super::error;
@@ -103,7 +104,7 @@ impl ControlPlane {
         if timeout(limit, self.stop_everything(reason)).await.is_ok() {
             return;
         }
-        tracing::warn!(tasks = self.tasks.len(), "work has not ended in time");
+        tracing::warn!(tasks = ?self.tasks.names(), "work has not ended in time");
         match self.store.unfinished_sandboxes().await {
             Ok(late) => {
                 for sandbox in late {
@@ -121,7 +122,7 @@ impl ControlPlane {
             Ok(unfinished) => {
                 let stops = unfinished
                     .into_iter()
-                    .map(|sandbox| self.tasks.spawn(self.clone().stop(sandbox.id, reason)));
+                    .map(|sandbox| self.spawn_stop(sandbox.id, reason));
                 // Failures are logged where they happen.
                 join_all(stops).await;
             }
@@ -129,8 +130,17 @@ impl ControlPlane {
                 tracing::error!(error = %Chain(&error), "cannot list the sandboxes");
             }
         }
-        self.tasks.close();
-        self.tasks.wait().await;
+        self.tasks.ended().await;
+    }
+
+    /// Ends a sandbox, whoever owns it and whoever waits for it.
+    pub(super) fn spawn_stop(
+        self: &Arc<Self>,
+        id: SandboxId,
+        reason: StopReason,
+    ) -> JoinHandle<Result<(), ApiError>> {
+        let stop = self.clone().stop(id, reason);
+        self.tasks.spawn(format!("ending sandbox {id}"), stop)
     }
 
     /// Ends a sandbox, whoever owns it. To be run as a task of its own.
@@ -208,11 +218,12 @@ impl ControlPlane {
             self.released.notify_waiters();
             let control = self.clone();
             let volumes = begun.volumes.clone();
-            self.tasks.spawn(async move {
-                for volume in volumes {
-                    control.measure(volume.into()).await;
-                }
-            });
+            self.tasks
+                .spawn(format!("measuring what sandbox {id} wrote"), async move {
+                    for volume in volumes {
+                        control.measure(volume.into()).await;
+                    }
+                });
         }
         released
     }

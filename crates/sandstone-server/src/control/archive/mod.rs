@@ -206,7 +206,7 @@ impl ControlPlane {
         let tar = Tool::start(maintenance.agent(), &CREATE, Input::None).await;
         let tar = tar.map_err(|error| failed(&image.to_string(), &error))?;
         let (outgoing, content) = download(maintenance.agent());
-        self.tasks.spawn(async move {
+        self.tasks.spawn(format!("exporting {image}"), async move {
             let packed = pack(tar, manifest, outgoing).await;
             drop(turn);
             // The client may want the volume as soon as it has the last byte.

@@ -74,7 +74,8 @@ impl ControlPlane {
             }
             Found::File => {
                 let (outgoing, content) = download(maintenance.agent());
-                self.tasks.spawn(async move {
+                let name = format!("reading {path} of a volume");
+                self.tasks.spawn(name, async move {
                     let sent = send_file(tool, rest, &outgoing).await;
                     // The client may want the volume as soon as it has the last byte.
                     let closed = maintenance.close().await;

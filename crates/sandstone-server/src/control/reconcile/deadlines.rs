@@ -38,7 +38,9 @@ impl ControlPlane {
             if !begun.already_stopped {
                 let control = self.clone();
                 self.tasks
-                    .spawn(async move { control.release(&live, id, &begun).await });
+                    .spawn(format!("ending sandbox {id}"), async move {
+                        control.release(&live, id, &begun).await
+                    });
             }
         }
         let Some(next) = self.store.next_deadline().await? else {

@@ -46,7 +46,7 @@ impl ControlPlane {
             match event {
                 NodeEvent::SandboxExited(id) => {
                     tracing::info!(sandbox = %id, "its first process has ended");
-                    self.tasks.spawn(self.clone().stop(id, StopReason::Exited));
+                    self.spawn_stop(id, StopReason::Exited);
                 }
             }
         }

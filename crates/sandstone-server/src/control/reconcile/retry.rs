@@ -75,8 +75,7 @@ impl ControlPlane {
             let is_unfinished = matches!(state, SandboxState::Starting | SandboxState::Stopping);
             if is_unfinished && delays.is_due(id, &self.config) {
                 tracing::info!(sandbox = %id, state = state.as_str(), "trying again to end it");
-                self.tasks
-                    .spawn(self.clone().stop(id, StopReason::StartFailed));
+                self.spawn_stop(id, StopReason::StartFailed);
             }
         }
         Ok(())
