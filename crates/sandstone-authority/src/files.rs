@@ -1,12 +1,12 @@
 //! The authority's two files. The certificate is written last: while it is missing there is no
 //! authority, and a key that a crash left alone is replaced.
 
-use std::fs::{self, File};
-use std::io::{self, ErrorKind, Write};
-use std::os::unix::fs::OpenOptionsExt;
+use std::fs;
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
 use crate::AuthorityError;
+use crate::whole::write_whole;
 
 /// Where an authority's certificate and key are.
 pub(crate) struct Files {
@@ -46,27 +46,10 @@ impl Files {
             (&self.key, &pair.key, 0o600),
             (&self.certificate, &pair.certificate, 0o644),
         ] {
-            replace(path, text, mode).map_err(|error| {
+            write_whole(path, text, mode).map_err(|error| {
                 AuthorityError::new(format!("cannot write {}", path.display()), error)
             })?;
         }
         Ok(())
     }
-}
-
-fn replace(path: &Path, text: &str, mode: u32) -> io::Result<()> {
-    let temporary = path.with_extension("new");
-    match fs::remove_file(&temporary) {
-        Err(error) if error.kind() != ErrorKind::NotFound => return Err(error),
-        _ => {}
-    }
-    let mut file = File::options()
-        .write(true)
-        .create_new(true)
-        .mode(mode)
-        .open(&temporary)?;
-    file.write_all(text.as_bytes())?;
-    file.sync_all()?;
-    fs::rename(&temporary, path)?;
-    File::open(path.parent().unwrap_or(Path::new("/")))?.sync_all()
 }

@@ -5,6 +5,7 @@
 //! for servers. Those are not kept: who needs one twice keeps it, until it is due for renewal.
 
 mod files;
+mod whole;
 
 use std::fmt;
 use std::net::IpAddr;
@@ -21,6 +22,7 @@ use rustls::crypto::ring::sign::any_supported_type;
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, DnsName, PrivateKeyDer, PrivatePkcs8KeyDer};
 use rustls::sign::CertifiedKey;
+pub use whole::write_whole;
 
 /// The authority's certificate outlives every installation: renewing it means that every client
 /// has to be told again. Fixed dates, so that making it needs no clock.

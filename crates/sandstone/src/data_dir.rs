@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, bail};
 use rustix::fs::{FlockOperation, flock};
+use sandstone_authority::write_whole;
 use sandstone_core::Entropy;
 use sandstone_server::control::Token;
 
@@ -172,21 +173,7 @@ fn hexadecimal<const BYTES: usize>(entropy: &dyn Entropy) -> String {
 
 /// Writes a file whole or not at all, durably.
 fn write_new(path: &Path, text: &str, mode: u32) -> anyhow::Result<()> {
-    let temporary = path.with_extension("new");
-    // A leftover of a crash may be there with other permissions.
-    let _ = fs::remove_file(&temporary);
-    let write = || -> std::io::Result<()> {
-        let mut file = File::options()
-            .write(true)
-            .create_new(true)
-            .mode(mode)
-            .open(&temporary)?;
-        file.write_all(text.as_bytes())?;
-        file.sync_all()?;
-        fs::rename(&temporary, path)?;
-        File::open(path.parent().unwrap_or(Path::new("/")))?.sync_all()
-    };
-    write().with_context(|| format!("cannot write {}", path.display()))
+    write_whole(path, text, mode).with_context(|| format!("cannot write {}", path.display()))
 }
 
 #[cfg(test)]
