@@ -8,12 +8,13 @@
 //! A dialect is what one family of clients speaks; `deno` is that of the official SDKs, `own` that
 //! of our command line. A handler parses into checked types, asks the [`ControlPlane`] for one
 //! thing and translates the answer. Nothing below this module knows a dialect, and no decision
-//! about volumes or sandboxes is taken here. What dialects share is in `input` and `query`. To add
+//! about volumes or sandboxes is taken here. What dialects share is in `input`, `kill` and `query`. To add
 //! a dialect, add a module with a `routes()` next to `deno`.
 
 mod auth;
 mod deno;
 mod input;
+mod kill;
 mod own;
 mod query;
 mod reply;

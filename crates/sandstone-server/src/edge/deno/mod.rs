@@ -88,6 +88,7 @@ use axum::response::Response;
 use axum::routing::{delete, get, post};
 
 use super::Edge;
+use super::kill::kill;
 pub(super) use expose::resolve as resolve_target;
 pub(super) use programs::SandboxPrograms;
 pub(super) use streams::StreamIds;
@@ -115,9 +116,9 @@ pub(super) fn routes() -> Router<Arc<Edge>> {
         // JavaScript kills by the singular route, Python by the plural one.
         .route(
             "/api/v3/sandbox/{id}",
-            delete(sandboxes::kill).patch(sandboxes::extend),
+            delete(kill).patch(sandboxes::extend),
         )
-        .route("/api/v3/sandboxes/{id}", delete(sandboxes::kill))
+        .route("/api/v3/sandboxes/{id}", delete(kill))
         .route("/api/v3/sandbox/{id}/expose/ssh", post(ssh::expose))
         .route("/api/v3/sandbox/{id}/expose/http", post(expose::http))
         .route("/api/v3/sandbox/{id}/expose/vscode", post(vscode::expose))

@@ -6,9 +6,9 @@ use std::sync::Arc;
 use axum::Json;
 use axum::body::Body;
 use axum::extract::State;
-use axum::http::{StatusCode, Uri};
+use axum::http::Uri;
 use sandstone_api::{ApiError, Sandbox};
-use sandstone_core::{StopReason, Timestamp};
+use sandstone_core::Timestamp;
 use serde_json::{Value, json};
 
 use super::super::Edge;
@@ -25,18 +25,6 @@ pub(super) async fn list(
 ) -> Result<Json<Vec<Sandbox>>, Reject> {
     let labels = wanted_labels(&Query::of(&uri))?;
     Ok(Json(edge.control.sandboxes(&who, &labels).await?))
-}
-
-pub(super) async fn kill(
-    State(edge): State<Arc<Edge>>,
-    Caller(who): Caller,
-    Name(name): Name,
-) -> Result<StatusCode, Reject> {
-    let id = sandbox_id(&name)?;
-    edge.control
-        .stop_sandbox(&who, id, StopReason::Killed)
-        .await?;
-    Ok(StatusCode::NO_CONTENT)
 }
 
 pub(super) async fn extend(

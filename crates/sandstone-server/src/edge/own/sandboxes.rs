@@ -6,15 +6,15 @@ use std::sync::Arc;
 use axum::body::Body;
 use axum::extract::State;
 use axum::http::{StatusCode, Uri};
-use axum::routing::get;
+use axum::routing::{delete, get};
 use axum::{Json, Router};
 use sandstone_api::{ApiError, Exposure, Sandbox};
-use sandstone_core::StopReason;
 
 use super::super::Edge;
 use super::super::auth::Caller;
 use super::super::deno;
 use super::super::input::{Fields, Name, sandbox_id};
+use super::super::kill::kill;
 use super::super::query::Query;
 use super::super::reply::{Reject, read_optional_object};
 use super::List;
@@ -22,7 +22,7 @@ use super::List;
 pub(super) fn routes() -> Router<Arc<Edge>> {
     Router::new()
         .route("/v1/sandboxes", get(list))
-        .route("/v1/sandboxes/{sandbox}", axum::routing::delete(kill))
+        .route("/v1/sandboxes/{sandbox}", delete(kill))
         .route(
             "/v1/sandboxes/{sandbox}/exposures",
             get(exposures).post(expose).delete(unexpose),
@@ -39,18 +39,6 @@ async fn list(
         items,
         next_cursor: None,
     }))
-}
-
-async fn kill(
-    State(edge): State<Arc<Edge>>,
-    Caller(who): Caller,
-    Name(name): Name,
-) -> Result<StatusCode, Reject> {
-    let id = sandbox_id(&name)?;
-    edge.control
-        .stop_sandbox(&who, id, StopReason::Killed)
-        .await?;
-    Ok(StatusCode::NO_CONTENT)
 }
 
 async fn exposures(
