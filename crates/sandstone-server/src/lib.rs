@@ -7,5 +7,7 @@
 
 pub mod control;
 pub mod edge;
+#[cfg(test)]
+mod fixed;
 pub mod ingress;
 pub mod ssh;

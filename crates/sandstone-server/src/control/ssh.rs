@@ -99,29 +99,20 @@ impl ControlPlane {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    /// Fills with the same byte.
-    #[derive(Debug)]
-    struct Same(u8);
-
-    impl Entropy for Same {
-        fn fill(&self, bytes: &mut [u8]) {
-            bytes.fill(self.0);
-        }
-    }
+    use crate::fixed::Fixed;
 
     #[test]
     fn names_are_long_and_plain_and_secret() {
         for byte in [0, 31, 32, 255] {
-            let name = SshUserName::generate(&Same(byte));
+            let name = SshUserName::generate(&Fixed(byte));
             assert_eq!(name.reveal().len(), NAME_CHARS);
             let is_plain = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit();
             assert!(name.reveal().chars().all(is_plain));
             assert_eq!(format!("{name:?}"), "SshUserName(…)");
         }
         assert_ne!(
-            SshUserName::generate(&Same(0)),
-            SshUserName::generate(&Same(31))
+            SshUserName::generate(&Fixed(0)),
+            SshUserName::generate(&Fixed(31))
         );
     }
 }

@@ -258,17 +258,9 @@ pub(super) fn check_variable(name: &str, value: &str) -> Result<(), &'static str
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::fixed::Fixed;
     use sandstone_core::{LIFETIME_MAX_MS, Memory};
     use serde_json::json;
-
-    #[derive(Debug)]
-    struct Zeros;
-
-    impl Entropy for Zeros {
-        fn fill(&self, bytes: &mut [u8]) {
-            bytes.fill(0);
-        }
-    }
 
     const NOW: Timestamp = Timestamp::from_millis(1_700_000_000_000);
 
@@ -286,7 +278,7 @@ mod tests {
                 bounds: &SandboxBounds::default(),
                 regions: &regions,
                 host_region: None,
-                entropy: &Zeros,
+                entropy: &Fixed(0),
             },
         )
     }

@@ -107,19 +107,11 @@ fn shortened(text: &str) -> &str {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::fixed::Fixed;
     use serde_json::json;
 
-    #[derive(Debug)]
-    struct Sevens;
-
-    impl Entropy for Sevens {
-        fn fill(&self, bytes: &mut [u8]) {
-            bytes.fill(7);
-        }
-    }
-
     fn read(allow_net: Option<Value>, secrets: Option<Value>) -> Result<NetworkPolicy, ApiError> {
-        policy(allow_net.as_ref(), secrets.as_ref(), &Sevens)
+        policy(allow_net.as_ref(), secrets.as_ref(), &Fixed(7))
     }
 
     #[test]

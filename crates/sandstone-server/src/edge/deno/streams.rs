@@ -159,15 +159,7 @@ impl Download {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[derive(Debug)]
-    struct Fixed(u8);
-
-    impl Entropy for Fixed {
-        fn fill(&self, bytes: &mut [u8]) {
-            bytes.fill(self.0);
-        }
-    }
+    use crate::fixed::Fixed;
 
     #[test]
     fn trap_1_ids_start_at_a_random_base_and_stay_exact_in_javascript() {
