@@ -143,6 +143,53 @@ where
     }
 }
 
+/// Where requests go in, of either version.
+trait Sender {
+    /// Waits until a request may go in.
+    async fn ready(&mut self) -> hyper::Result<()>;
+
+    /// Sends a request and waits for the head of its response.
+    async fn send(&mut self, request: Request<Incoming>) -> hyper::Result<Response<Incoming>>;
+}
+
+impl Sender for conn::http1::SendRequest<Incoming> {
+    async fn ready(&mut self) -> hyper::Result<()> {
+        self.ready().await
+    }
+
+    async fn send(&mut self, request: Request<Incoming>) -> hyper::Result<Response<Incoming>> {
+        self.send_request(request).await
+    }
+}
+
+impl Sender for conn::http2::SendRequest<Incoming> {
+    async fn ready(&mut self) -> hyper::Result<()> {
+        self.ready().await
+    }
+
+    async fn send(&mut self, request: Request<Incoming>) -> hyper::Result<Response<Incoming>> {
+        self.send_request(request).await
+    }
+}
+
+/// Sends a request that was admitted, and takes the secrets out of its response.
+///
+/// # Errors
+/// What the client is told instead.
+async fn ask<S: Sender>(
+    sender: &mut S,
+    request: Request<Incoming>,
+    exchange: &Exchange,
+) -> Result<Response<Incoming>, Response<Body>> {
+    let response = match sender.ready().await {
+        Ok(()) => sender.send(request).await,
+        Err(error) => Err(error),
+    };
+    let mut response = response.map_err(|error| exchange.failed(&error))?;
+    conceal(&mut response, &exchange.secrets());
+    Ok(response)
+}
+
 /// Forwards requests of HTTP/1.
 pub(super) async fn serve_1<C, U>(client: C, upstream: U, exchange: Arc<Exchange>)
 where
@@ -197,25 +244,19 @@ async fn forward_1(
         exchange.upgrading.store(true, Ordering::Relaxed);
         hyper::upgrade::on(&mut request)
     });
-    let mut sender = sender.lock().await;
-    let response = match sender.ready().await {
-        Ok(()) => sender.send_request(request).await,
-        Err(error) => Err(error),
+    let answered = ask(&mut *sender.lock().await, request, exchange).await;
+    let mut response = match answered {
+        Ok(response) => response,
+        Err(failure) => return failure,
     };
-    match response {
-        Err(error) => exchange.failed(&error),
-        Ok(mut response) => {
-            conceal(&mut response, &exchange.secrets());
-            if response.status() == StatusCode::SWITCHING_PROTOCOLS
-                && let Some(client) = upgrade
-            {
-                let upstream = hyper::upgrade::on(&mut response);
-                let kept = exchange.clone();
-                exchange.shared.spawn(tunnel(client, upstream, kept));
-            }
-            response.map(Either::Left)
-        }
+    if response.status() == StatusCode::SWITCHING_PROTOCOLS
+        && let Some(client) = upgrade
+    {
+        let upstream = hyper::upgrade::on(&mut response);
+        let kept = exchange.clone();
+        exchange.shared.spawn(tunnel(client, upstream, kept));
     }
+    response.map(Either::Left)
 }
 
 /// Copies what follows an upgrade, a WebSocket for instance, as it is.
@@ -273,15 +314,8 @@ async fn forward_2(
     if let Some(refusal) = exchange.admit(&mut request) {
         return refusal;
     }
-    let response = match sender.ready().await {
-        Ok(()) => sender.send_request(request).await,
-        Err(error) => Err(error),
-    };
-    match response {
-        Err(error) => exchange.failed(&error),
-        Ok(mut response) => {
-            conceal(&mut response, &exchange.secrets());
-            response.map(Either::Left)
-        }
+    match ask(&mut sender, request, exchange).await {
+        Ok(response) => response.map(Either::Left),
+        Err(failure) => failure,
     }
 }
