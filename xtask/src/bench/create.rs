@@ -1,9 +1,7 @@
 //! `cargo xtask bench create`: how long from "create" to the end of the first command, beside
 //! `podman run --rm` of the same root file system in the same run.
 
-use std::fs;
 use std::path::PathBuf;
-use std::time::Duration;
 
 use anyhow::{Context, Result};
 use serde::Deserialize;
@@ -12,15 +10,14 @@ use super::base::Base;
 use super::client::Client;
 use super::figures::Figures;
 use super::podman::Podman;
-use crate::run::{clear, command, heading, root, target};
-use crate::server::{Server, Settings};
-use crate::{machine, tools};
+use super::stage::Stage;
+use crate::run::{command, heading, root};
+use crate::tools;
 
 /// The server's pool, bytes.
 const POOL: u64 = 8 << 30;
 /// Rounds that nobody counts: caches fill, the warm pool is made.
 const WARM_UP: usize = 5;
-const START_LIMIT: Duration = Duration::from_mins(2);
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct Arguments {
@@ -44,34 +41,18 @@ struct Round {
 }
 
 pub(crate) fn run(arguments: &Arguments) -> Result<()> {
-    machine::check(machine::DISK_BUILD + POOL)?;
-    tools::install_packages()?;
-    tools::build()?;
-    tools::build_image(&arguments.image_cache)?;
-    let sdks = tools::install_sdks("sdk")?;
-    tools::link_node_modules(&sdks)?;
-
-    let scratch = target("bench");
-    clear(&scratch)?;
+    let stage = Stage::prepare(&arguments.image_cache, POOL)?;
     let podman = if arguments.no_podman {
         None
     } else {
         heading("podman");
-        let base = Base::mount(&scratch, &arguments.image_cache)?;
-        Some(Podman::prepare(&scratch, &base)?)
+        let base = Base::mount(&stage.scratch, &arguments.image_cache)?;
+        Some(Podman::prepare(&stage.scratch, &base)?)
     };
 
     heading("Rounds");
-    let mut server = Server::start(&Settings {
-        data: scratch.join("data"),
-        listen: "127.0.0.1:0".to_owned(),
-        image_cache: arguments.image_cache.clone(),
-        arguments: vec!["--pool-size".to_owned(), POOL.to_string()],
-        log_filter: None,
-        log: scratch.join("server.log"),
-    })?;
-    let access = server.wait_until_healthy(START_LIMIT)?;
-    let mut program = command(&sdks.deno);
+    let (server, access) = stage.serve(&[])?;
+    let mut program = command(&stage.sdks.deno);
     program
         .args(["run", "--quiet", "--allow-all", "--no-lock"])
         .arg(root().join("tests/sdk/js/bench/create.mjs"));
@@ -99,8 +80,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
         }
     }
     client.end()?;
-    server.stop()?;
-    fs::remove_dir_all(&scratch).ok();
+    stage.end(server)?;
 
     heading("Create to first command");
     println!(

@@ -6,6 +6,7 @@ mod create;
 mod figures;
 mod podman;
 mod rpc;
+mod stage;
 mod storage;
 
 use anyhow::Result;

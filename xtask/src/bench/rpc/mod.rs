@@ -4,24 +4,30 @@
 mod bare;
 
 use std::fs;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::time::Duration;
 
 use anyhow::{Context, Result};
 use serde::Deserialize;
 
 use super::client::Client;
 use super::figures::Summary;
-use crate::run::{clear, command, heading, root, target};
-use crate::server::{Access, Server, Settings};
-use crate::tools::Sdks;
-use crate::{machine, tools};
+use super::stage::Stage;
+use crate::run::{command, heading, root};
+use crate::server::Access;
+use crate::tools::{self, Sdks};
 use bare::Bare;
 
-/// The server's pool, bytes.
-const POOL: u64 = 4 << 30;
-const START_LIMIT: Duration = Duration::from_mins(2);
+/// The server's pool, bytes, besides the file: the base image, and the room that a pool keeps.
+const POOL_BESIDES: u64 = 2 << 30;
+/// The least pool, bytes.
+const POOL_MIN: u64 = 4 << 30;
+/// What a sandbox may write besides the file, bytes.
+const SCRATCH_BESIDES: u64 = 1 << 30;
+/// MiB of one transfer.
+const TRANSFER_MIB: u64 = 1024;
+/// The same in a short run.
+const TRANSFER_QUICK_MIB: u64 = 64;
 /// Bytes of a chunk, as both SDKs cut files.
 const CHUNK_BYTES: u64 = 64 << 10;
 /// Most memory that the server may have while it moves files of any size.
@@ -35,6 +41,9 @@ pub(crate) struct Arguments {
     /// Less of everything: to see that it works.
     #[arg(long)]
     quick: bool,
+    /// MiB that each upload and each download moves [default: 1024, or 64 with --quick].
+    #[arg(long, value_parser = clap::value_parser!(u64).range(1..=1 << 20))]
+    mib: Option<u64>,
     /// Where the base image is kept.
     #[arg(long, default_value = tools::IMAGE_CACHE)]
     image_cache: PathBuf,
@@ -47,37 +56,30 @@ struct Times {
 }
 
 pub(crate) fn run(arguments: &Arguments) -> Result<()> {
-    machine::check(machine::DISK_BUILD + POOL)?;
-    tools::install_packages()?;
-    tools::build()?;
-    tools::build_image(&arguments.image_cache)?;
-    let sdks = tools::install_sdks("sdk")?;
-    tools::link_node_modules(&sdks)?;
-    let scratch = target("bench");
-    clear(&scratch)?;
-    let mut server = Server::start(&Settings {
-        data: scratch.join("data"),
-        listen: "127.0.0.1:0".to_owned(),
-        image_cache: arguments.image_cache.clone(),
-        arguments: vec!["--pool-size".to_owned(), POOL.to_string()],
-        log_filter: None,
-        log: scratch.join("server.log"),
-    })?;
-    let access = server.wait_until_healthy(START_LIMIT)?;
-    let bare = Bare::start()?;
-    let (bytes, rounds) = match arguments.quick {
-        true => (64 << 20, 100),
-        false => (1 << 30, 1000),
+    let (mib, rounds) = match arguments.quick {
+        true => (TRANSFER_QUICK_MIB, 100),
+        false => (TRANSFER_MIB, 1000),
     };
+    let bytes = arguments.mib.unwrap_or(mib) << 20;
+    // The layer of a sandbox that has ended may still be there when the next one fills its own.
+    let pool = (POOL_BESIDES + 2 * bytes).max(POOL_MIN);
+    let stage = Stage::prepare(&arguments.image_cache, pool)?;
+    let layer = (SCRATCH_BESIDES + bytes).to_string();
+    let (server, access) = stage.serve(&["--scratch-size".to_owned(), layer])?;
+    let bare = Bare::start()?;
 
     heading("Bytes and calls through the SDKs");
     println!("beside the same client on a WebSocket server that answers at once");
     let mut missed = Vec::new();
     for name in ["JavaScript under Deno", "JavaScript under Node", "Python"] {
-        let start = |access: &Access| Client::start(&mut program(&sdks, name), access);
+        let start = |access: &Access| Client::start(&mut program(&stage.sdks, name), access);
         let (mut ours, mut peer) = (start(&access)?, start(&bare.access)?);
-        println!("\n{name}");
+        println!("\n{name}: {} MiB in each direction", bytes >> 20);
+        // The client's sandbox is there once it has answered.
+        ask(&mut ours, "stat 1")?;
+        let agent = agent_pid(&stage.data())?;
         forget_peak(server.pid())?;
+        forget_peak(agent)?;
         for operation in ["upload", "download"] {
             let request = format!("{operation} {}", bytes / CHUNK_BYTES);
             let (own, other) = (ask(&mut ours, &request)?[0], ask(&mut peer, &request)?[0]);
@@ -89,7 +91,10 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
             );
         }
         let peak = peak_mib(server.pid())?;
-        println!("  server's memory, at most {peak} MiB");
+        println!(
+            "  memory, at most: the server's {peak} MiB, the agent's {} MiB",
+            peak_mib(agent)?
+        );
         if peak >= MEMORY_MAX_MIB {
             missed.push(format!("{name}: {peak} MiB of memory"));
         }
@@ -118,8 +123,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
         ours.end()?;
         peer.end()?;
     }
-    server.stop()?;
-    fs::remove_dir_all(&scratch).ok();
+    stage.end(server)?;
     match missed.as_slice() {
         [] => println!("\nevery aim is met"),
         missed => println!("\nmissed:\n  - {}", missed.join("\n  - ")),
@@ -172,4 +176,26 @@ fn peak_mib(pid: u32) -> Result<u64> {
     let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
     let kib = line.and_then(|text| text.trim().strip_suffix(" kB")?.parse::<u64>().ok());
     Ok(kib.context("reading VmHWM")? / 1024)
+}
+
+/// The agent of the only sandbox of a server: process 1 of a process namespace, in a control group of
+/// the server's.
+fn agent_pid(data: &Path) -> Result<u32> {
+    let instance = fs::read_to_string(data.join("instance")).context("reading the instance")?;
+    let group = format!("/sandstone/{}/", instance.trim());
+    let is_agent = |pid: u32| {
+        let read = |name| fs::read_to_string(format!("/proc/{pid}/{name}")).unwrap_or_default();
+        let status = read("status");
+        let is_first = status
+            .lines()
+            .find_map(|line| line.strip_prefix("NSpid:"))
+            .is_some_and(|pids| pids.split_whitespace().skip(1).last() == Some("1"));
+        // A warm sandbox has no agent yet.
+        is_first && read("comm").trim() == "sandstone-agent" && read("cgroup").contains(&group)
+    };
+    fs::read_dir("/proc")?
+        .flatten()
+        .filter_map(|entry| entry.file_name().to_str()?.parse().ok())
+        .find(|pid| is_agent(*pid))
+        .context("the sandbox has no agent")
 }
