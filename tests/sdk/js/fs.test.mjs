@@ -356,3 +356,19 @@ test("fs: trees go up and come down", async () => {
     await rm(local, { recursive: true });
   }
 });
+
+test("fs: readFile takes what fits into a message, and refuses more by name", async () => {
+  // The SDK's WebSocket library stops at 100 MiB, and base64 makes four bytes of three.
+  const most = ((100 << 20) - 1024) / 4 * 3;
+  await bash(sandbox, `head -c ${most} /dev/zero | tr '\\0' 'x' >/tmp/most`);
+  const content = await fs.readFile("/tmp/most");
+  assert.equal(content.length, most);
+  assert.ok(content.every((byte) => byte === 0x78));
+  await bash(sandbox, "printf x >>/tmp/most");
+  await assert.rejects(fs.readFile("/tmp/most"), (error) => {
+    assert.equal(error.constructor.name, "RangeError");
+    return code("EMSGSIZE")(error);
+  });
+  assert.equal((await fs.stat("/tmp/most")).size, most + 1, "the connection is there");
+  await fs.remove("/tmp/most");
+});

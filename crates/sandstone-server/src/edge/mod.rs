@@ -79,6 +79,7 @@ struct Edge {
     editor: Option<String>,
     ssh: Option<SshEndpoint>,
     programs: deno::SandboxPrograms,
+    huge_rights: deno::HugeRights,
 }
 
 /// All routes, over `control`.
@@ -87,6 +88,7 @@ pub fn router(control: Arc<ControlPlane>, config: EdgeConfig) -> Router {
         control,
         stream_ids: deno::StreamIds::new(config.entropy.as_ref()),
         programs: deno::SandboxPrograms::default(),
+        huge_rights: deno::HugeRights::default(),
         clock: config.clock,
         entropy: config.entropy,
         stall_limit: config.stall_limit,

@@ -13,8 +13,9 @@ use tokio::sync::OwnedSemaphorePermit;
 use super::client::Client;
 use super::config::BASE64;
 use super::error::{CallError, RemoteError};
-use super::files::{LargeRead, file_info};
+use super::files::file_info;
 use super::handles::{self, OpenFile, Turn};
+use super::memory::Held;
 use super::params::Params;
 use super::rpc::unexpected;
 use super::session::Session;
@@ -213,7 +214,7 @@ pub(super) async fn read(
     session: &Arc<Session>,
     mut params: Params,
     queued: Option<Turn>,
-) -> Result<(Value, LargeRead), CallError> {
+) -> Result<(Value, Held), CallError> {
     let wanted = usize::try_from(params.number("length")?).unwrap_or(usize::MAX);
     let turn = turn(queued).await?;
     let (length, room) = room(session, &turn.file, wanted).await;
@@ -227,7 +228,7 @@ pub(super) async fn read(
             } else {
                 Value::String(BASE64.encode(bytes))
             };
-            Ok((json!({ "data": data }), room))
+            Ok((json!({ "data": data }), room.into()))
         }
         other => Err(unexpected(&other)),
     }

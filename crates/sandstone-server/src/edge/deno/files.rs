@@ -8,10 +8,10 @@ use jiff::Timestamp;
 use sandstone_node_api::{AgentError, OutboundStream, StreamError};
 use sandstone_protocol::message::{Answer, FileKind, Metadata, Request, WriteOptions};
 use serde_json::{Value, json};
-use tokio::sync::OwnedSemaphorePermit;
 
 use super::config::BASE64;
 use super::error::{CallError, RemoteError};
+use super::memory::Held;
 use super::params::Params;
 use super::rpc::unexpected;
 use super::session::Session;
@@ -20,20 +20,10 @@ use super::uploads::{Purpose, UploadError, UploadReader};
 /// How long the agent may take to say why it gave a stream up.
 const REASON_LIMIT: Duration = Duration::from_secs(5);
 
-/// A file is read into memory in one piece. Beyond this many bytes only [`LARGE_READS`] calls of
-/// a connection go on at a time.
-const SMALL_READ_BYTES: usize = 64 << 10;
-
-/// Large files of one connection that are in memory at once.
-pub(super) const LARGE_READS: usize = 2;
-
-/// The right to keep a large file in memory, until the answer is on its way.
-pub(super) type LargeRead = Option<OwnedSemaphorePermit>;
-
 pub(super) async fn read(
     session: &Session,
     mut params: Params,
-) -> Result<(Value, LargeRead), CallError> {
+) -> Result<(Value, Held), CallError> {
     let path = params.text("path")?;
     let operation = format!("readfile '{path}'");
     let (bytes, large) = read_bytes(session, path, &operation).await?;
@@ -43,7 +33,7 @@ pub(super) async fn read(
 pub(super) async fn read_text(
     session: &Session,
     mut params: Params,
-) -> Result<(Value, LargeRead), CallError> {
+) -> Result<(Value, Held), CallError> {
     let path = params.text("path")?;
     let operation = format!("readfile '{path}'");
     let (bytes, large) = read_bytes(session, path, &operation).await?;
@@ -61,9 +51,9 @@ async fn read_bytes(
     session: &Session,
     path: String,
     operation: &str,
-) -> Result<(Vec<u8>, LargeRead), CallError> {
+) -> Result<(Vec<u8>, Held), CallError> {
     let limit = session.client.read_max_bytes();
-    let mut large = None;
+    let mut large = Held::default();
     let mut stream = session.agent.inbound();
     let mut answer = std::pin::pin!(session.agent.call(Request::ReadFile {
         path,
@@ -84,10 +74,8 @@ async fn read_bytes(
                     return Err(RemoteError::too_long(session.client.message_max_bytes()).into());
                 }
                 Some(Ok(chunk)) => {
-                    if large.is_none() && bytes.len() + chunk.len() > SMALL_READ_BYTES {
-                        // Meanwhile the agent can send no more than the stream's window.
-                        large = session.large_reads.clone().acquire_owned().await.ok();
-                    }
+                    // While it waits the agent can send no more than the stream's window.
+                    large.admit(session, bytes.len() + chunk.len(), operation).await?;
                     bytes.extend_from_slice(&chunk);
                 }
                 None => break,

@@ -58,6 +58,7 @@ mod http_client;
 mod incoming;
 mod labels;
 mod mangled;
+mod memory;
 mod network;
 mod outbox;
 mod page;
@@ -90,6 +91,7 @@ use axum::routing::{delete, get, post};
 use super::Edge;
 use super::kill::kill;
 pub(super) use expose::resolve as resolve_target;
+pub(super) use memory::HugeRights;
 pub(super) use programs::SandboxPrograms;
 pub(super) use streams::StreamIds;
 

@@ -13,6 +13,8 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 use tokio::time::{MissedTickBehavior, interval, timeout};
 use tokio_util::sync::CancellationToken;
 
+use super::memory::Held;
+
 /// Messages on their way.
 const QUEUE_MESSAGES: usize = 32;
 
@@ -33,8 +35,13 @@ pub(super) struct Outbox {
     room: Arc<Semaphore>,
 }
 
-/// An item, and the room that it takes until it is written.
-pub(super) type Queued = (Item, Option<OwnedSemaphorePermit>);
+/// An item, and what it takes until it is written.
+#[derive(Debug)]
+pub(super) struct Queued {
+    pub(super) item: Item,
+    _room: Option<OwnedSemaphorePermit>,
+    held: Held,
+}
 
 /// Something to send.
 #[derive(Debug)]
@@ -73,11 +80,18 @@ impl Outbox {
 
     /// Queues an item, waiting for room.
     pub(super) async fn send(&self, item: Item) -> Result<(), Gone> {
+        self.send_large(item, Held::default()).await
+    }
+
+    /// The same for an item that has rights to be in memory: they are given back when it is not
+    /// there any more.
+    pub(super) async fn send_large(&self, item: Item, held: Held) -> Result<(), Gone> {
         let length =
             u32::try_from(item.len()).map_or(QUEUE_BYTES, |length| length.min(QUEUE_BYTES));
         tokio::select! {
             room = self.room.clone().acquire_many_owned(length) => {
-                self.queue.send((item, room.ok())).await.map_err(|_| Gone)
+                let _room = room.ok();
+                self.queue.send(Queued { item, _room, held }).await.map_err(|_| Gone)
             }
             () = self.queue.closed() => Err(Gone),
         }
@@ -86,7 +100,11 @@ impl Outbox {
     /// Queues a message if there is room now.
     pub(super) fn offer(&self, text: String) {
         // Only for messages that the client can do without.
-        let _ = self.queue.try_send((Item::Text(text), None));
+        let _ = self.queue.try_send(Queued {
+            item: Item::Text(text),
+            _room: None,
+            held: Held::default(),
+        });
     }
 }
 
@@ -121,7 +139,7 @@ pub(super) async fn write<S>(
                     continue;
                 }
             }
-            let bytes: usize = batch.iter().map(|(item, _)| item.len()).sum();
+            let bytes: usize = batch.iter().map(|queued| queued.item.len()).sum();
             let limit = stall_limit + Duration::from_secs(bytes as u64 / RATE_MIN_BYTES);
             timeout(limit, write_batch(&mut sink, &mut batch))
                 .await
@@ -160,8 +178,11 @@ async fn write_batch<S>(sink: &mut S, batch: &mut Vec<Queued>) -> Result<(), Sto
 where
     S: Sink<Message, Error: std::error::Error> + Unpin,
 {
+    // Rights are kept until the socket's own buffer is empty.
+    let mut rights = Vec::new();
     // The room is given back when an item is in the hands of the kernel, or nearly.
-    for (item, _room) in batch.drain(..) {
+    for Queued { item, _room, held } in batch.drain(..) {
+        rights.push(held);
         match item {
             Item::Text(text) => sink.feed(Message::Text(text.into())).await?,
             // Trap 2: checked as late as possible, because the client may have cancelled while

@@ -20,6 +20,7 @@ use tokio::sync::Mutex;
 
 use super::deno_processes::{DENO, Home};
 use super::error::{CallError, RemoteError, Thrown};
+use super::memory::Held;
 use super::params::Params;
 use super::processes::Launch;
 use super::programs::DenoProcess;
@@ -93,6 +94,8 @@ enum Answer {
 enum Failure {
     /// The code threw.
     Thrown(Box<Thrown>),
+    /// The answer has no room in the server's memory. It was taken off the socket.
+    Refused(CallError),
     /// The REPL is gone, or does not speak its language.
     Broken(&'static str),
 }
@@ -107,6 +110,7 @@ impl From<Failure> for CallError {
     fn from(failure: Failure) -> Self {
         match failure {
             Failure::Thrown(thrown) => Self::Thrown(thrown),
+            Failure::Refused(error) => error,
             Failure::Broken(why) => RemoteError::new("Error", why).with_code("EPIPE").into(),
         }
     }
@@ -144,13 +148,13 @@ pub(super) async fn spawn(session: &Arc<Session>, mut params: Params) -> Result<
     Ok(launched.done(value))
 }
 
-pub(super) async fn eval(session: &Session, mut params: Params) -> Result<Done, CallError> {
+pub(super) async fn eval(session: &Arc<Session>, mut params: Params) -> Result<Done, CallError> {
     let pid = params.u32("pid")?;
     let code = params.text("code")?;
     evaluate(session, pid, code).await
 }
 
-pub(super) async fn call(session: &Session, mut params: Params) -> Result<Done, CallError> {
+pub(super) async fn call(session: &Arc<Session>, mut params: Params) -> Result<Done, CallError> {
     let pid = params.u32("pid")?;
     let function = params.text("fn")?;
     let args = Value::Array(params.values("args")?).to_string();
@@ -160,7 +164,7 @@ pub(super) async fn call(session: &Session, mut params: Params) -> Result<Done, 
     evaluate(session, pid, code).await
 }
 
-async fn evaluate(session: &Session, pid: u32, code: String) -> Result<Done, CallError> {
+async fn evaluate(session: &Arc<Session>, pid: u32, code: String) -> Result<Done, CallError> {
     let process = session
         .programs
         .deno(pid)
@@ -171,21 +175,23 @@ async fn evaluate(session: &Session, pid: u32, code: String) -> Result<Done, Cal
     };
     let mut conversation = repl.0.clone().lock_owned().await;
     let over = process.clone();
+    let reader = session.clone();
     let task = tokio::spawn(async move {
+        let mut held = Held::default();
         if conversation.is_broken {
             return Err(Failure::Broken("the REPL does not answer any more"));
         }
         // Until this evaluation has all its answers.
         conversation.is_broken = true;
         let outcome = tokio::select! {
-            outcome = conversation.evaluate(&code) => outcome,
+            outcome = conversation.evaluate(&reader, &mut held, &code) => outcome,
             () = is_over(&over) => Err(Failure::Broken("the REPL has exited")),
         };
         conversation.is_broken = matches!(outcome, Err(Failure::Broken(_)));
-        outcome
+        outcome.map(|value| Done::json(value, held))
     });
     match task.await {
-        Ok(outcome) => Ok(Done::json(outcome?)),
+        Ok(outcome) => Ok(outcome?),
         Err(_) => Err(RemoteError::new("Error", "the evaluation was cut off").into()),
     }
 }
@@ -198,14 +204,38 @@ async fn is_over(process: &DenoProcess) {
 }
 
 impl Conversation {
-    async fn evaluate(&mut self, code: &str) -> Result<Box<RawValue>, Failure> {
-        if !self.is_prepared {
-            match self.run(PREPARE, false).await? {
-                Answer::RunSuccess { .. } => self.is_prepared = true,
+    async fn evaluate(
+        &mut self,
+        session: &Session,
+        held: &mut Held,
+        code: &str,
+    ) -> Result<Box<RawValue>, Failure> {
+        let mut evaluation = Evaluation {
+            conversation: self,
+            session,
+            held,
+        };
+        evaluation.outcome(code).await
+    }
+}
+
+/// A conversation while one evaluation goes on.
+struct Evaluation<'a> {
+    conversation: &'a mut Conversation,
+    session: &'a Session,
+    /// What its answers may take of the server's memory.
+    held: &'a mut Held,
+}
+
+impl Evaluation<'_> {
+    async fn outcome(&mut self, code: &str) -> Result<Box<RawValue>, Failure> {
+        if !self.conversation.is_prepared {
+            match self.run(PREPARE).await? {
+                Answer::RunSuccess { .. } => self.conversation.is_prepared = true,
                 _ => return Err(Failure::Broken("the REPL cannot be prepared")),
             }
         }
-        match self.run(code, false).await? {
+        match self.run(code).await? {
             Answer::RunSuccess { .. } => match self.report(VALUE).await? {
                 Some(json) => RawValue::from_string(json)
                     .map_err(|_| Failure::Broken("the REPL gave a value that is no JSON")),
@@ -220,9 +250,10 @@ impl Conversation {
     async fn report(&mut self, code: &str) -> Result<Option<String>, Failure> {
         self.send(code, true).await?;
         self.send(RESTORE, false).await?;
-        let report = self.receive().await?;
+        // Both are taken off the socket, whatever the first one is.
+        let report = self.receive().await;
         self.receive().await?;
-        match report {
+        match report? {
             Answer::RunSuccess { output } => Ok(output),
             Answer::RunFailure {} => Ok(None),
             Answer::Error { .. } => Err(Failure::Broken("the REPL does not know its own words")),
@@ -244,8 +275,9 @@ impl Conversation {
         Ok(Failure::Thrown(Box::new(thrown)))
     }
 
-    async fn run(&mut self, code: &str, output: bool) -> Result<Answer, Failure> {
-        self.send(code, output).await?;
+    /// Runs code of which only the outcome matters.
+    async fn run(&mut self, code: &str) -> Result<Answer, Failure> {
+        self.send(code, false).await?;
         self.receive().await
     }
 
@@ -253,22 +285,30 @@ impl Conversation {
         let message = json!({"type": "Run", "code": code, "output": output}).to_string();
         let length = u32::try_from(message.len())
             .map_err(|_| Failure::Broken("the code is too long for a REPL"))?;
-        self.socket.write_all(&length.to_le_bytes()).await?;
-        self.socket.write_all(message.as_bytes()).await?;
+        let socket = &mut self.conversation.socket;
+        socket.write_all(&length.to_le_bytes()).await?;
+        socket.write_all(message.as_bytes()).await?;
         Ok(())
     }
 
     async fn receive(&mut self) -> Result<Answer, Failure> {
+        let socket = &mut self.conversation.socket;
         let mut length = [0; 4];
-        self.socket.read_exact(&mut length).await?;
+        socket.read_exact(&mut length).await?;
         let length = usize::try_from(u32::from_le_bytes(length)).unwrap_or(usize::MAX);
         if length > MESSAGE_MAX_BYTES {
             return Err(Failure::Broken("the value is too large"));
         }
+        let mut socket = socket.take(length as u64);
+        let admitted = self.held.admit(self.session, length, "a REPL's value");
+        if let Err(refusal) = admitted.await {
+            // What comes next belongs to the next question.
+            tokio::io::copy(&mut socket, &mut tokio::io::sink()).await?;
+            return Err(Failure::Refused(refusal));
+        }
         let mut message = Vec::new();
         // Grows as bytes come: the length alone costs nothing.
-        let socket = &mut self.socket;
-        let read = socket.take(length as u64).read_to_end(&mut message).await?;
+        let read = socket.read_to_end(&mut message).await?;
         if read < length {
             return Err(Failure::Broken("the REPL has exited"));
         }

@@ -15,13 +15,13 @@ use super::client::Client;
 use super::error::{CallError, RemoteError};
 use super::handles::Turn;
 use super::incoming::Call;
+use super::memory::Held;
 use super::params::{Issue, Params};
 use super::session::Session;
 use super::{
     deno_processes, environment, expose, fetch, file_changes, file_handles, file_tree, files,
     processes, repl, vscode,
 };
-use files::LargeRead;
 
 /// The protocol's code for a method that does not exist.
 const METHOD_NOT_FOUND: i32 = -32601;
@@ -144,10 +144,10 @@ pub(super) async fn serve(session: Arc<Session>, begun: Begun) {
             after,
             large,
         }) => (Ok(value), after, large),
-        Err(error) => (Err(error), None, None),
+        Err(error) => (Err(error), None, Held::default()),
     };
     let client = session.client;
-    let text = if large.is_some() {
+    let text = if large.is_large() {
         // Seconds of work for the largest, in which this thread could serve nobody else.
         let worded = spawn_blocking(move || answer(client, &id, result)).await;
         let Ok(text) = worded else { return };
@@ -155,7 +155,7 @@ pub(super) async fn serve(session: Arc<Session>, begun: Begun) {
     } else {
         answer(client, &id, result)
     };
-    session.send(text).await;
+    session.send_large(text, large).await;
     if let Some(after) = after {
         after(&session);
     }
@@ -176,7 +176,7 @@ enum Answered {
 pub(super) struct Done {
     value: Answered,
     after: Option<After>,
-    large: LargeRead,
+    large: Held,
 }
 
 impl Done {
@@ -185,16 +185,16 @@ impl Done {
         Self {
             value: Answered::Value(value),
             after: None,
-            large: None,
+            large: Held::default(),
         }
     }
 
     /// An answer that is JSON text already, passed on as it is: the order of keys stays.
-    pub(super) fn json(text: Box<RawValue>) -> Self {
+    pub(super) fn json(text: Box<RawValue>, large: Held) -> Self {
         Self {
             value: Answered::Json(text),
             after: None,
-            large: None,
+            large,
         }
     }
 

@@ -14,8 +14,8 @@ use super::super::Edge;
 use super::client::Client;
 use super::error::{CallError, RemoteError};
 use super::file_tree;
-use super::files;
 use super::handles::Handles;
+use super::memory::{Held, LargeRights};
 use super::outbox::{Item, Outbox};
 use super::processes::Processes;
 use super::programs::Programs;
@@ -42,8 +42,8 @@ pub(super) struct Session {
     pub(super) programs: Arc<Programs>,
     /// How `fetch` speaks TLS, as the sandbox's programs would.
     pub(super) tls: OnceCell<Arc<rustls::ClientConfig>>,
-    /// Permits for reading large files.
-    pub(super) large_reads: Arc<Semaphore>,
+    /// What large answers of this connection need.
+    pub(super) large_rights: LargeRights,
     /// Permits for walks through trees.
     pub(super) walks: Arc<Semaphore>,
     aborts: Mutex<HashMap<u64, CancellationToken>>,
@@ -76,7 +76,7 @@ impl Session {
             processes: Processes::default(),
             answers: Arc::new(Semaphore::new(ANSWER_SHARES)),
             handles: Handles::default(),
-            large_reads: Arc::new(Semaphore::new(files::LARGE_READS)),
+            large_rights: LargeRights::default(),
             walks: Arc::new(Semaphore::new(file_tree::WALKS_MAX)),
             aborts: Mutex::default(),
             closing: CancellationToken::new(),
@@ -111,6 +111,11 @@ impl Session {
     /// Sends a message. When the socket is gone there is nobody to tell.
     pub(super) async fn send(&self, text: String) {
         let _ = self.outbox.send(Item::Text(text)).await;
+    }
+
+    /// Sends a message that has rights to be in memory.
+    pub(super) async fn send_large(&self, text: String, held: Held) {
+        let _ = self.outbox.send_large(Item::Text(text), held).await;
     }
 
     /// A call that carries `abort_id` begins.

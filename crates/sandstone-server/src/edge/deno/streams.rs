@@ -186,7 +186,7 @@ mod tests {
         download.end().await.unwrap();
         drop(download);
         let mut lengths = Vec::new();
-        while let Some((Item::Stream { text, .. }, _)) = queue.recv().await {
+        while let Some(Item::Stream { text, .. }) = queue.recv().await.map(|queued| queued.item) {
             let message: serde_json::Value = serde_json::from_str(&text).unwrap();
             if message["method"] == "$sandbox.stream.enqueue" {
                 let data = message["params"]["data"].as_str().unwrap();

@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use serde_json::{Value, json};
-use tokio::io::{AsyncReadExt, AsyncWriteExt, BufReader};
+use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 
@@ -180,6 +180,12 @@ impl Socket {
         }
     }
 
+    /// Waits until something comes, and takes none of it.
+    pub(super) async fn begins(&mut self) {
+        let begun = timeout(LIMIT, self.stream.fill_buf()).await.unwrap();
+        assert!(!begun.unwrap().is_empty(), "closed");
+    }
+
     /// The next message.
     pub(super) async fn message(&mut self) -> Value {
         match self.frame().await {
@@ -189,10 +195,8 @@ impl Socket {
     }
 
     /// Whether nothing comes for a while.
-    pub(super) async fn is_silent_for(&mut self, millis: u64) -> bool {
-        timeout(Duration::from_millis(millis), self.read_frame())
-            .await
-            .is_err()
+    pub(super) async fn is_silent_for(&mut self, time: Duration) -> bool {
+        timeout(time, self.read_frame()).await.is_err()
     }
 
     /// Sends a call; its id.

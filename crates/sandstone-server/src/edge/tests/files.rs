@@ -1,7 +1,7 @@
 //! Files by path.
 
 use std::os::unix::fs::PermissionsExt;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
@@ -155,6 +155,35 @@ async fn trap_7_python_gets_an_error_instead_of_a_long_answer() {
         .call_error("readTextFile", json!({"path": path}))
         .await;
     assert_eq!(error["constructorName"], "RangeError", "longer as JSON");
+}
+
+#[tokio::test]
+async fn huge_files_are_in_memory_a_few_at_a_time() {
+    let harness = Harness::new().await;
+    let (huge, small) = (harness.path("huge"), harness.path("small"));
+    // Much more than the kernel's buffers hold of an answer that nobody takes.
+    let file = std::fs::File::create(&huge).unwrap();
+    file.set_len(12 << 20).unwrap();
+    std::fs::write(&small, "small").unwrap();
+    let mut holders = Vec::new();
+    let mut longest = Duration::ZERO;
+    for _ in 0..4 {
+        let (mut socket, _) = harness.session().await;
+        let asked = Instant::now();
+        socket.send_call("readFile", json!({"path": huge})).await;
+        socket.begins().await;
+        longest = longest.max(asked.elapsed());
+        holders.push(socket);
+    }
+    let (mut socket, _) = harness.session().await;
+    let call = socket.send_call("readFile", json!({"path": huge})).await;
+    let text = socket.call("readTextFile", json!({"path": small})).await;
+    assert_eq!(text, "small", "others do not wait");
+    // It would have begun by then.
+    assert!(socket.is_silent_for(3 * longest).await);
+    drop(holders.pop());
+    let answer = socket.answer(call).await;
+    assert_eq!(answer["result"]["ok"].as_str().unwrap().len(), 16_777_216);
 }
 
 #[tokio::test]

@@ -108,7 +108,7 @@ async fn trap_4_output_waits_for_process_wait_or_a_while() {
     assert!(socket.seen.is_empty(), "nothing before the answer");
     assert_eq!(spawned["stderrStreamId"], Value::Null);
     assert!(
-        socket.is_silent_for(150).await,
+        socket.is_silent_for(Duration::from_millis(150)).await,
         "nothing before it is ready"
     );
     assert_eq!(socket.message().await["method"], "$sandbox.stream.start");
@@ -132,7 +132,10 @@ async fn trap_4_python_sends_all_its_input_first() {
             .notify("enqueue", json!({"streamId": 1, "data": data}))
             .await;
     }
-    assert!(socket.is_silent_for(400).await, "the input has not ended");
+    assert!(
+        socket.is_silent_for(Duration::from_millis(400)).await,
+        "the input has not ended"
+    );
     socket.notify("end", json!({"streamId": 1})).await;
     assert_eq!(wait(&mut socket, &spawned).await["success"], true);
     let (kinds, bytes) = stream(&socket.seen, &spawned["stdoutStreamId"]);
@@ -176,7 +179,7 @@ async fn trap_2_a_cancelled_stream_says_nothing_more() {
     assert_eq!(exit["result"]["ok"]["signal"], "SIGPIPE");
     let (kinds, _) = stream(&socket.seen, id);
     assert!(!kinds.iter().any(|kind| kind == "end"), "{kinds:?}");
-    assert!(socket.is_silent_for(200).await);
+    assert!(socket.is_silent_for(Duration::from_millis(200)).await);
 }
 
 #[tokio::test]

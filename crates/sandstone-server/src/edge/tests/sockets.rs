@@ -168,7 +168,7 @@ async fn trap_8_only_javascript_gets_a_pong() {
     assert_eq!(javascript.frame().await, Frame::Text("pong".to_owned()));
     let mut python = harness.python().await;
     python.send_text("ping").await;
-    assert!(python.is_silent_for(200).await);
+    assert!(python.is_silent_for(Duration::from_millis(200)).await);
 }
 
 /// How long the Python SDK waits for a REST call, and for the closing of its socket.
