@@ -1,6 +1,10 @@
 // HTTP requests from inside a sandbox. The server is a Deno program in the sandbox as well.
 import { after, before, test } from "node:test";
 import assert from "node:assert/strict";
+import { execFile } from "node:child_process";
+import process from "node:process";
+import { fileURLToPath } from "node:url";
+import { promisify } from "node:util";
 import { Sandbox } from "@deno/sandbox";
 import { bash, waitUntil } from "./support.mjs";
 
@@ -106,6 +110,14 @@ test("aborting a request, and a body that nobody wants", async () => {
   await reader.cancel(new Error("enough"));
   await waitUntil("the server notices", async () => (await (await sandbox.fetch(`${BASE}/aborted`)).json()) === 1);
   assert.equal((await bash(sandbox, "echo alive")).out, "alive\n");
+});
+
+test("trap 2: short bodies that nobody wants, far from the server", async () => {
+  const program = fileURLToPath(new URL("fetch_cancel.mjs", import.meta.url));
+  const deno = typeof Deno === "undefined" ? [] : ["run", "--quiet", "--allow-all", "--no-lock"];
+  const options = { timeout: 60_000 };
+  const ran = promisify(execFile)(process.execPath, [...deno, program, sandbox.id, `${BASE}/none`], options);
+  assert.match((await ran).stdout, /^alive$/m);
 });
 
 test("TLS trusts whom the sandbox trusts", async () => {

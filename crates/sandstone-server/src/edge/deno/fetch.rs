@@ -12,7 +12,7 @@ use http_body_util::BodyExt;
 use hyper::ext::ReasonPhrase;
 use sandstone_protocol::message::DialTarget;
 use serde_json::{Value, json};
-use tokio::time::{sleep, timeout};
+use tokio::time::timeout;
 use url::Url;
 
 use super::client::Client;
@@ -29,9 +29,6 @@ use super::uploads::Purpose;
 
 /// Redirects that are followed: as many as browsers follow.
 const REDIRECTS_MAX: usize = 20;
-
-/// Trap 4: how long after the answer the body begins.
-const BODY_DELAY: Duration = Duration::from_millis(20);
 
 /// How long a request for a program waits for the program to serve.
 const SERVE_LIMIT: Duration = Duration::from_secs(10);
@@ -302,7 +299,6 @@ async fn send_body(
     decoder: Option<Decoder>,
     download: Download,
 ) {
-    sleep(BODY_DELAY).await;
     let cancelled = download.cancelled.clone();
     let ended = session.ended.clone();
     let id = download.id;
@@ -310,7 +306,11 @@ async fn send_body(
         biased;
         () = cancelled.cancelled() => {}
         () = ended.cancelled() => {}
-        () = copy_body(exchange, decoder, &download) => {}
+        () = async {
+            // Traps 2 and 4.
+            session.until_picked_up().await;
+            copy_body(exchange, decoder, &download).await;
+        } => {}
     }
     session.downloads.forget(id);
 }

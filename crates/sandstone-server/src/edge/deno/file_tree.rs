@@ -12,7 +12,6 @@
 //! Python's SDK hands the answer itself to its user, so it gets the list instead of a stream.
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use bytes::{Buf, BytesMut};
 use sandstone_node_api::{InboundStream, StreamError};
@@ -27,10 +26,6 @@ use super::params::Params;
 use super::rpc::{Done, unexpected};
 use super::session::Session;
 use super::streams::Download;
-
-/// Trap 4: when the stream begins after the answer that names it. 5 ms are too short for a
-/// JavaScript process that has just started; 20 ms were always enough.
-const START_DELAY: Duration = Duration::from_millis(25);
 
 /// Bytes of a list's envelope.
 const ENVELOPE_BYTES: usize = 1024;
@@ -146,7 +141,7 @@ async fn answer(
                 () = session.ended.cancelled() => {}
                 // Dropping the entries ends the walk.
                 () = download.cancelled.cancelled() => {}
-                () = send(&download, entries) => {}
+                () = send(&session, &download, entries) => {}
             }
             session.downloads.forget(download.id);
         });
@@ -183,8 +178,9 @@ async fn list(
 }
 
 /// Sends entries until their end. When the socket is gone nobody waits for them.
-async fn send(download: &Download, mut entries: Entries) {
-    tokio::time::sleep(START_DELAY).await;
+async fn send(session: &Session, download: &Download, mut entries: Entries) {
+    // Traps 2 and 4.
+    session.until_picked_up().await;
     if download.start().await.is_err() {
         return;
     }

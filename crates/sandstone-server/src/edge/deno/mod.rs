@@ -11,11 +11,12 @@
 //!
 //! 1. The JavaScript SDK keeps all streams of a process in one table keyed by number: two servers
 //!    or connections that both use stream 1000 mix their output. Ids start at a random base.
-//! 2. `stream.end` for a stream that the client has cancelled kills a JavaScript process.
+//! 2. `stream.end` for a stream that the client has cancelled kills a JavaScript process. The two may
+//!    meet on the way; `echoes` says how that is kept rare, and why it cannot be ruled out.
 //! 3. `stream.enqueue` without bytes breaks the stream, and its end then kills the process.
 //! 4. Python drops stream messages that come before it knows the stream, and JavaScript cannot
 //!    cancel a stream whose `start` came too early. Process output waits for `processWait`, which
-//!    both SDKs send as soon as they are ready.
+//!    both SDKs send as soon as they are ready; other streams wait for a round trip.
 //! 5. A JSON-RPC `error` makes JavaScript hang with common versions of its validator. Errors go
 //!    into `result.error`; only an unknown method, and for Python invalid parameters, are
 //!    protocol errors.
@@ -43,6 +44,7 @@ mod client;
 mod config;
 mod decode;
 mod deno_processes;
+mod echoes;
 mod environment;
 mod error;
 mod expose;

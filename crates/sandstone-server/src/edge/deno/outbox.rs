@@ -21,8 +21,8 @@ const QUEUE_MESSAGES: usize = 32;
 /// Bytes on their way: a few dozen messages of a stream. A longer message goes alone.
 const QUEUE_BYTES: u32 = 4 << 20;
 
-/// How often a ping goes out. Its only purpose is that the kernel notices a peer that vanished;
-/// nobody waits for the pong, because a busy JavaScript program may be late with it.
+/// How often a ping without content goes out. Its only purpose is that the kernel notices a peer
+/// that vanished; nobody waits for the pong, because a busy JavaScript program may be late with it.
 const PING_INTERVAL: Duration = Duration::from_secs(30);
 
 /// What a client that takes anything at all takes in a second. A longer message is given more time.
@@ -53,6 +53,8 @@ pub(super) enum Item {
         text: String,
         cancelled: CancellationToken,
     },
+    /// A ping whose pong is waited for.
+    Ping(Bytes),
     /// The last message.
     Close(CloseFrame),
 }
@@ -61,7 +63,7 @@ impl Item {
     fn len(&self) -> usize {
         match self {
             Self::Text(text) | Self::Stream { text, .. } => text.len(),
-            Self::Close(_) => 0,
+            Self::Ping(_) | Self::Close(_) => 0,
         }
     }
 }
@@ -189,6 +191,7 @@ where
             // the message was waiting.
             Item::Stream { cancelled, .. } if cancelled.is_cancelled() => {}
             Item::Stream { text, .. } => sink.feed(Message::Text(text.into())).await?,
+            Item::Ping(payload) => sink.feed(Message::Ping(payload)).await?,
             Item::Close(frame) => {
                 sink.send(Message::Close(Some(frame))).await?;
                 return Err(Stop::Over);

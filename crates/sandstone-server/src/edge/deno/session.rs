@@ -12,6 +12,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::super::Edge;
 use super::client::Client;
+use super::echoes::Echoes;
 use super::error::{CallError, RemoteError};
 use super::file_tree;
 use super::handles::Handles;
@@ -34,6 +35,7 @@ pub(super) struct Session {
     pub(super) outbox: Outbox,
     pub(super) uploads: Uploads,
     pub(super) downloads: Downloads,
+    pub(super) echoes: Echoes,
     pub(super) processes: Processes,
     /// Shares of the answers that have not been sent.
     pub(super) answers: Arc<Semaphore>,
@@ -73,6 +75,7 @@ impl Session {
             uploads: Uploads::new(outbox.clone()),
             outbox,
             downloads: Downloads::default(),
+            echoes: Echoes::default(),
             processes: Processes::default(),
             answers: Arc::new(Semaphore::new(ANSWER_SHARES)),
             handles: Handles::default(),

@@ -195,6 +195,8 @@ async fn read(
                 Ok(text) => text,
                 Err(_) => return End::Malformed(Malformed::NotJson),
             },
+            // We asked for it.
+            Some(Ok(Message::Pong(payload))) if session.echoes.answer(&payload) => continue,
             Some(Ok(Message::Ping(_) | Message::Pong(_))) if control.admits() => continue,
             Some(Ok(Message::Ping(_) | Message::Pong(_))) => return End::ControlFlood,
             Some(Ok(Message::Close(_))) => return End::Client,

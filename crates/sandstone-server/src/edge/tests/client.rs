@@ -175,6 +175,7 @@ impl Socket {
                     let reason = String::from_utf8(payload[2..].to_vec()).unwrap();
                     return Frame::Close(code, reason);
                 }
+                9 => self.write_frame(10, &payload).await,
                 _ => {}
             }
         }
