@@ -6,11 +6,18 @@ import process from "node:process";
 import { fileURLToPath } from "node:url";
 import { promisify } from "node:util";
 import { Sandbox } from "@deno/sandbox";
-import { bash, waitUntil } from "./support.mjs";
+import { bash, waitUntil, withSandbox } from "./support.mjs";
 
 const SERVER = `
 import { gzipSync } from "node:zlib";
-let aborted = 0;
+let aborted = 0, open = 0;
+async function hold(connection) {
+  open++;
+  try { while (await connection.read(new Uint8Array(4096)) !== null); } catch { /* Reset is an end, too. */ }
+  open--;
+  connection.close();
+}
+(async () => { for await (const connection of Deno.listen({ port: 8201 })) hold(connection); })();
 Deno.serve({ port: 8200, onListen() {} }, async (request) => {
   const url = new URL(request.url);
   switch (url.pathname) {
@@ -26,11 +33,19 @@ Deno.serve({ port: 8200, onListen() {} }, async (request) => {
     case "/slow": await new Promise((r) => setTimeout(r, 30_000)); return new Response("late");
     case "/endless": return new Response(new ReadableStream({ pull(c) { c.enqueue(new Uint8Array(1000)); return new Promise((r) => setTimeout(r, 10)); },
       cancel() { aborted++; } }));
+    case "/open": return Response.json(open);
     case "/aborted": return Response.json(aborted);
   }
   return new Response("nothing", { status: 404 });
 });`;
 const BASE = "http://localhost:8200";
+/** Reads requests and answers none. */
+const SILENT = "http://localhost:8201";
+/** A program that does the same, and says in a file how many it has. */
+const SILENT_PROGRAM = `Deno.serve({ port: 8202, onListen() {} }, () => {
+  Deno.writeTextFileSync("/tmp/asked", "x", { append: true });
+  return new Promise(() => {});
+})`;
 
 let sandbox;
 before(async () => {
@@ -118,6 +133,53 @@ test("trap 2: short bodies that nobody wants, far from the server", async () => 
   const options = { timeout: 60_000 };
   const ran = promisify(execFile)(process.execPath, [...deno, program, sandbox.id, `${BASE}/none`], options);
   assert.match((await ran).stdout, /^alive$/m);
+});
+
+/** Waits until the silent server holds as many connections. */
+const holds = (count) =>
+  waitUntil(`${count} connections`, async () => (await (await sandbox.fetch(`${BASE}/open`)).json()) === count);
+
+/** Waits until the silent program has as many requests. */
+const asked = (where, count) =>
+  waitUntil("it was asked", async () => (await bash(where, "cat /tmp/asked")).out.length === count);
+
+test("a request that is never answered ends when it is aborted", async () => {
+  const aborter = new AbortController();
+  const ended = assert.rejects(sandbox.fetch(SILENT, { signal: aborter.signal }), { name: "AbortError" });
+  await holds(1);
+  aborter.abort();
+  await ended;
+  await holds(0);
+});
+
+test("a request that is never answered ends with its client", async () => {
+  const other = await Sandbox.connect(sandbox.id);
+  const ended = assert.rejects(other.fetch(SILENT));
+  await holds(1);
+  await other.close();
+  await ended;
+  await holds(0);
+});
+
+test("a request that is never answered ends with the process that has it", async () => {
+  const program = await sandbox.deno.run({ code: SILENT_PROGRAM, stdout: "null", stderr: "null" });
+  assert.equal(await program.httpReady, true);
+  const requests = [sandbox.fetch("http://localhost:8202/"), program.fetch("http://localhost/")];
+  const ended = Promise.all(requests.map((request) => assert.rejects(request, TypeError)));
+  await asked(sandbox, 2);
+  await program.kill("SIGKILL");
+  await ended;
+});
+
+test("a request that is never answered ends with its sandbox", async () => {
+  await withSandbox({}, async (other) => {
+    const program = await other.deno.run({ code: SILENT_PROGRAM, stdout: "null", stderr: "null" });
+    assert.equal(await program.httpReady, true);
+    const ended = assert.rejects(other.fetch("http://localhost:8202/"));
+    await asked(other, 1);
+    await other.kill();
+    await ended;
+  });
 });
 
 test("TLS trusts whom the sandbox trusts", async () => {
