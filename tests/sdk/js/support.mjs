@@ -83,6 +83,25 @@ export async function bash(sandbox, script, options = {}) {
   return { code: status.code, status, out: stdoutText, err: stderrText };
 }
 
+/**
+ * Runs `body` without what the SDK prints for each chunk that was on its way when a stream was
+ * cancelled: as many as the sockets hold, tens of thousands if they are small. `body` ends with a
+ * call on the same connection, which those chunks come before.
+ */
+export async function withoutLateChunks(body) {
+  const { error } = console;
+  console.error = (what, ...more) => {
+    const isLate = what === "Error enqueuing stream data:" ||
+      (what === "Unknown notification method:" && more[0] === "$sandbox.stream.enqueue");
+    if (!isLate) error.call(console, what, ...more);
+  };
+  try {
+    return await body();
+  } finally {
+    console.error = error;
+  }
+}
+
 /** The ids of running sandboxes with these labels. */
 export async function running(labels) {
   const listed = await client.sandboxes.list(labels ? { labels } : undefined);
