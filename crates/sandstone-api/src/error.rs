@@ -43,6 +43,12 @@ pub enum ErrorCode {
     MethodNotAllowed,
     /// The organisation has as many sandboxes as it may have.
     ConcurrencyLimit,
+    /// A sandbox, or the server, has as many connections of clients as it may have.
+    ConnectionLimit,
+    /// A sandbox has as many names for exposed servers as it may have.
+    ExposureLimit,
+    /// A sandbox has as many SSH user names as it may have.
+    SshUserLimit,
     /// More memory, or less, than a sandbox may have.
     MemoryOutOfRange,
     /// A longer life than a sandbox may have.
@@ -51,6 +57,8 @@ pub enum ErrorCode {
     DomainNotFound,
     /// Nobody listens where an exposed name leads to.
     NotListening,
+    /// Too many connections or requests to exposed servers: of one sandbox, one client, or all.
+    ExposureBusy,
     /// No editor is configured.
     EditorNotConfigured,
     /// A documented call of the hosted product that this version does not offer.
@@ -67,7 +75,7 @@ pub enum ErrorCode {
 
 impl ErrorCode {
     /// Every code, for documentation and tests.
-    pub const ALL: [Self; 29] = [
+    pub const ALL: [Self; 33] = [
         Self::InvalidToken,
         Self::InvalidRequest,
         Self::VolumeNotFound,
@@ -87,10 +95,14 @@ impl ErrorCode {
         Self::RouteNotFound,
         Self::MethodNotAllowed,
         Self::ConcurrencyLimit,
+        Self::ConnectionLimit,
+        Self::ExposureLimit,
+        Self::SshUserLimit,
         Self::MemoryOutOfRange,
         Self::LifetimeTooLong,
         Self::DomainNotFound,
         Self::NotListening,
+        Self::ExposureBusy,
         Self::EditorNotConfigured,
         Self::NotSupported,
         Self::NotReady,
@@ -122,10 +134,14 @@ impl ErrorCode {
             Self::RouteNotFound => "ROUTE_NOT_FOUND",
             Self::MethodNotAllowed => "METHOD_NOT_ALLOWED",
             Self::ConcurrencyLimit => "CONCURRENCY_LIMIT",
+            Self::ConnectionLimit => "CONNECTION_LIMIT",
+            Self::ExposureLimit => "EXPOSURE_LIMIT",
+            Self::SshUserLimit => "SSH_USER_LIMIT",
             Self::MemoryOutOfRange => "MEMORY_OUT_OF_RANGE",
             Self::LifetimeTooLong => "LIFETIME_TOO_LONG",
             Self::DomainNotFound => "DOMAIN_NOT_FOUND",
             Self::NotListening => "NOT_LISTENING",
+            Self::ExposureBusy => "EXPOSURE_BUSY",
             Self::EditorNotConfigured => "EDITOR_NOT_CONFIGURED",
             Self::NotSupported => "NOT_SUPPORTED",
             Self::NotReady => "NOT_READY",
@@ -159,11 +175,14 @@ impl ErrorCode {
             | Self::SnapshotDamaged => 409,
             Self::NotRestorable => 410,
             Self::ArchiveDamaged | Self::ArchiveRefused => 422,
-            Self::ConcurrencyLimit => 429,
+            Self::ConcurrencyLimit
+            | Self::ConnectionLimit
+            | Self::ExposureLimit
+            | Self::SshUserLimit => 429,
             Self::Internal => 500,
             Self::NotSupported | Self::EditorNotConfigured => 501,
             Self::NotListening => 502,
-            Self::NotReady => 503,
+            Self::NotReady | Self::ExposureBusy => 503,
             Self::TimedOut => 504,
             Self::PoolFull => 507,
         }

@@ -128,7 +128,7 @@ pub(super) fn of_store(object: &str, error: StoreError) -> ApiError {
         .with_hint("Use another snapshot. What can still be read of this one can be exported."),
         StoreError::SandboxNotFound(id) => sandbox_not_found(id),
         StoreError::TooManySshUsers(id) => ApiError::new(
-            ErrorCode::InvalidRequest,
+            ErrorCode::SshUserLimit,
             format!("sandbox {id} has {SSH_USERS_MAX} SSH user names already"),
         )
         .with_hint("Use one of them: each lets any number of people in, for as long as it runs."),
@@ -138,7 +138,7 @@ pub(super) fn of_store(object: &str, error: StoreError) -> ApiError {
         )
         .with_hint("Use the domain that the answer to the expose call of this sandbox had."),
         StoreError::TooManyExposures(id) => ApiError::new(
-            ErrorCode::InvalidRequest,
+            ErrorCode::ExposureLimit,
             format!("sandbox {id} has {EXPOSURES_PER_SANDBOX_MAX} exposures, the most it may have"),
         )
         .with_hint("Take one back, or bind one that it has to another port."),

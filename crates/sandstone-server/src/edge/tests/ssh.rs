@@ -1,5 +1,6 @@
 //! What clients are told about SSH.
 
+use sandstone_store::SSH_USERS_MAX;
 use serde_json::json;
 
 use super::harness::Harness;
@@ -21,6 +22,15 @@ async fn both_dialects_say_where_and_as_whom() {
     for path in ["/api/v3/sandbox/x/expose/ssh", "/v1/sandboxes/x/ssh"] {
         let missing = (404, "SANDBOX_NOT_FOUND");
         harness.refused("POST", path, None, missing).await;
+    }
+    for _ in names.len()..SSH_USERS_MAX as usize {
+        harness.done("POST", &own, None).await;
+    }
+    for path in [&deno, &own] {
+        let limit = (429, "SSH_USER_LIMIT");
+        let refused = harness.refused("POST", path, None, limit).await;
+        assert!(refused["message"].as_str().unwrap().contains(&id));
+        assert!(refused["hint"].is_string());
     }
     harness
         .rest("DELETE", &format!("/api/v3/sandbox/{id}"), None)
