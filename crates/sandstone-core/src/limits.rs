@@ -30,6 +30,12 @@ pub const LABEL_KEY_MAX_BYTES: usize = 64;
 pub const LABEL_VALUE_MAX_BYTES: usize = 128;
 /// Volumes mounted in one sandbox. Undocumented by the hosted product; ours is generous.
 pub const VOLUMES_PER_SANDBOX_MAX: usize = 16;
+/// Connections of clients to one sandbox, the one that created it included. A client of the SDKs
+/// has one for each sandbox it works with, so this is as many programs at once.
+pub const CONNECTIONS_PER_SANDBOX_MAX: usize = 64;
+/// Connections of clients to all sandboxes of a server. An idle one costs about 100 KiB and one
+/// file descriptor.
+pub const CONNECTIONS_MAX: usize = 4096;
 /// How long a deleted volume's data is kept: 24 hours.
 pub const DELETION_GRACE_MS: i64 = 24 * 60 * 60 * 1000;
 

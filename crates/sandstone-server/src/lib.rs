@@ -10,4 +10,5 @@ pub mod edge;
 #[cfg(test)]
 mod fixed;
 pub mod ingress;
+mod places;
 pub mod ssh;

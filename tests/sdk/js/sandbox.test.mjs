@@ -17,6 +17,26 @@ test("the interior", async () => {
   assert.match(sandbox.id, /^sbx_ord_[0-9a-hjkmnp-z]{20}$/);
 });
 
+test("connect: a sandbox has 64 connections, and one more is refused by name", async () => {
+  await withSandbox({}, async (busy) => {
+    const others = [];
+    try {
+      // The first is the one that created it.
+      while (others.length < 63) others.push(await Sandbox.connect(busy.id));
+      await assert.rejects(Sandbox.connect(busy.id), (error) => {
+        assert.deepEqual([error.status, error.code], [429, "CONNECTION_LIMIT"]);
+        assert.ok(error.message.includes(busy.id) && error.message.includes("64"), error.message);
+        return true;
+      });
+      const { out } = await bash(others[62], "echo served");
+      assert.equal(out, "served\n");
+    } finally {
+      await Promise.all(others.map((other) => other.close()));
+    }
+    await waitUntil("there is room again", () => Sandbox.connect(busy.id).then((other) => other.close().then(() => true), () => false));
+  });
+});
+
 test("sh: text, json, failure, quoting, sudo", async () => {
   assert.equal(await sandbox.sh`echo ${"it's $HOME; \"x\""}`.text(), "it's $HOME; \"x\"\n");
   assert.deepEqual(await sandbox.sh`echo '{"a":[1]}'`.json(), { a: [1] });

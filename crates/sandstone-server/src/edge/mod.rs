@@ -34,13 +34,14 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use axum::serve::ListenerExt;
 use axum::{Router, middleware};
-use sandstone_api::{ApiError, ErrorCode};
-use sandstone_core::{Clock, Entropy};
+use sandstone_api::{ApiError, ErrorCode, SandboxId};
+use sandstone_core::{CONNECTIONS_MAX, CONNECTIONS_PER_SANDBOX_MAX, Clock, Entropy};
 use sandstone_node_api::Readiness;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
 use crate::control::ControlPlane;
+use crate::places::Places;
 use crate::ssh::SshEndpoint;
 use reply::Reject;
 
@@ -80,6 +81,7 @@ struct Edge {
     ssh: Option<SshEndpoint>,
     programs: deno::SandboxPrograms,
     huge_rights: deno::HugeRights,
+    connections: Arc<Places<SandboxId>>,
 }
 
 /// All routes, over `control`.
@@ -89,6 +91,7 @@ pub fn router(control: Arc<ControlPlane>, config: EdgeConfig) -> Router {
         stream_ids: deno::StreamIds::new(config.entropy.as_ref()),
         programs: deno::SandboxPrograms::default(),
         huge_rights: deno::HugeRights::default(),
+        connections: Places::new(CONNECTIONS_MAX, CONNECTIONS_PER_SANDBOX_MAX),
         clock: config.clock,
         entropy: config.entropy,
         stall_limit: config.stall_limit,

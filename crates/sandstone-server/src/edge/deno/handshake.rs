@@ -8,6 +8,7 @@ use axum::extract::ws::rejection::WebSocketUpgradeRejection;
 use axum::http::{HeaderMap, HeaderValue, header};
 use axum::response::Response;
 use sandstone_api::{ApiError, ErrorCode, Region, SandboxId};
+use sandstone_core::{CONNECTIONS_MAX, CONNECTIONS_PER_SANDBOX_MAX};
 use tracing::Instrument;
 
 use super::super::Edge;
@@ -18,6 +19,7 @@ use super::client::Client;
 use super::primary::Primary;
 use super::{config, socket};
 use crate::control::Principal;
+use crate::places::{Full, Place, Places};
 
 /// Both SDKs read the id from here, JavaScript also when it connects.
 const SANDBOX_ID_HEADER: &str = "x-deno-sandbox-id";
@@ -41,6 +43,9 @@ pub(super) async fn create(
     upgrade: Upgrade,
 ) -> Result<Response, Reject> {
     let upgrade = checked(upgrade)?;
+    if edge.connections.are_all_taken() {
+        return Err(server_is_full().into());
+    }
     let new = config::read(
         &headers,
         &config::Context {
@@ -78,6 +83,7 @@ async fn accept(
     primary: Option<Primary>,
 ) -> Result<Response, Reject> {
     let agent = edge.control.agent(who, id).await?;
+    let place = place(&edge.connections, id)?;
     let client = Client::from_headers(headers);
     let span = tracing::info_span!("socket", sandbox.id = %id, ?client);
     let who = who.clone();
@@ -90,6 +96,7 @@ async fn accept(
             async move {
                 let primary = primary.map(Primary::established);
                 socket::run(socket, edge, who, id, agent, client, primary).await;
+                drop(place);
             }
             .instrument(span)
         });
@@ -97,6 +104,36 @@ async fn accept(
         response.headers_mut().insert(SANDBOX_ID_HEADER, value);
     }
     Ok(response)
+}
+
+/// A place for one more connection to the sandbox.
+///
+/// # Errors
+/// `CONNECTION_LIMIT`, naming who has too many.
+fn place(
+    connections: &Arc<Places<SandboxId>>,
+    id: SandboxId,
+) -> Result<Place<SandboxId>, ApiError> {
+    connections.take(id).map_err(|full| match full {
+        Full::All => server_is_full(),
+        Full::One => {
+            let message = format!(
+                "sandbox {id} has {CONNECTIONS_PER_SANDBOX_MAX} connections, as many as it may have"
+            );
+            ApiError::new(ErrorCode::ConnectionLimit, message).with_hint(
+                "Close one first: a client needs one connection to a sandbox, however many calls \
+                 it makes.",
+            )
+        }
+    })
+}
+
+fn server_is_full() -> ApiError {
+    let message = format!(
+        "this server has {CONNECTIONS_MAX} connections to sandboxes, as many as it may have"
+    );
+    ApiError::new(ErrorCode::ConnectionLimit, message)
+        .with_hint("Close connections that are not needed, or try again in a moment.")
 }
 
 fn checked(upgrade: Upgrade) -> Result<WebSocketUpgrade, ApiError> {
@@ -118,6 +155,23 @@ fn host_region(headers: &HeaderMap, regions: &[Region]) -> Option<Region> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn each_refusal_says_who_has_too_many() {
+        let first: SandboxId = "sbx_ord_1at5nn58e77rtd11e3k3".parse().unwrap();
+        let other: SandboxId = "sbx_ord_2at5nn58e77rtd11e3k3".parse().unwrap();
+        let connections = Places::new(2, 1);
+        let _first = place(&connections, first).unwrap();
+        let of_one = place(&connections, first).unwrap_err();
+        assert!(of_one.message.contains(&first.to_string()), "{of_one}");
+        let _other = place(&connections, other).unwrap();
+        let of_all = place(&connections, other).unwrap_err();
+        assert!(of_all.message.contains("this server has 4096"), "{of_all}");
+        for error in [of_one, of_all] {
+            assert_eq!(error.code, ErrorCode::ConnectionLimit);
+            assert!(error.hint.is_some());
+        }
+    }
 
     #[test]
     fn the_first_label_names_a_region() {

@@ -3,6 +3,7 @@
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
+use sandstone_core::CONNECTIONS_PER_SANDBOX_MAX;
 use serde_json::json;
 use tokio::time::{sleep, timeout};
 
@@ -224,6 +225,38 @@ async fn trap_5_unknown_methods_and_bad_parameters() {
     ] {
         let id = python.send_call(method, params).await;
         assert_eq!(python.answer(id).await["error"]["message"], message);
+    }
+}
+
+#[tokio::test]
+async fn the_connections_of_one_sandbox_are_bounded() {
+    let harness = Harness::new().await;
+    let (_primary, id) = harness.session().await;
+    let (_other, other_id) = harness.session().await;
+    let mut sockets = Vec::new();
+    // The first is the one that created it.
+    for _ in 1..CONNECTIONS_PER_SANDBOX_MAX {
+        sockets.push(harness.connect(&id).await.unwrap().0);
+    }
+    let refused = harness.connect(&id).await.err().unwrap();
+    assert_eq!(refused.status, 429);
+    let body = refused.json();
+    assert_eq!(body["code"], "CONNECTION_LIMIT");
+    let message = body["message"].as_str().unwrap();
+    assert!(message.contains(&id) && message.contains("64"), "{message}");
+    assert!(body["hint"].is_string());
+    // Its neighbour is not concerned, and a place that is free again is given again.
+    harness.connect(&other_id).await.unwrap();
+    sockets.pop().unwrap().close().await;
+    for attempt in 0.. {
+        match harness.connect(&id).await {
+            Ok((mut socket, _)) => {
+                socket.call("envToObject", json!({})).await;
+                break;
+            }
+            Err(answer) => assert!(answer.status == 429 && attempt < 100),
+        }
+        sleep(Duration::from_millis(50)).await;
     }
 }
 
