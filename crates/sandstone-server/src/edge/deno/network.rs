@@ -1,6 +1,6 @@
 //! `allow_net` and `secrets`: what a new sandbox may reach.
 
-use sandstone_api::ApiError;
+use sandstone_api::{ApiError, ErrorCode};
 use sandstone_core::{
     ALLOW_NET_MAX, Entropy, HostPattern, NetworkPolicy, Placeholder, SECRET_HOSTS_MAX, SECRETS_MAX,
     Secret,
@@ -90,9 +90,17 @@ fn patterns(field: &str, list: &Value, most: usize) -> Result<Vec<HostPattern>, 
             let text = entry
                 .as_str()
                 .ok_or_else(|| ApiError::invalid_field(field, "not a text", "a host is a text"))?;
-            text.parse().map_err(|why| {
+            let pattern: HostPattern = text.parse().map_err(|why| {
                 ApiError::invalid_field(field, format_args!("{:?}", shortened(text)), why)
-            })
+            })?;
+            if pattern.is_ipv6() {
+                let message = format!("`{field}` names {pattern}, and sandboxes have no IPv6 yet");
+                return Err(ApiError::new(ErrorCode::NotSupported, message).with_hint(
+                    "Name the host instead: the server connects to names over IPv6, too, if it \
+                     has it.",
+                ));
+            }
+            Ok(pattern)
         })
         .collect()
 }
@@ -136,6 +144,26 @@ mod tests {
     }
 
     #[test]
+    fn an_ipv6_address_is_refused_because_nothing_would_reach_it() {
+        let lists = [
+            (Some(json!(["a.com", "[2001:db8::1]:443"])), None),
+            (
+                None,
+                Some(json!({"KEY": {"hosts": ["[2001:db8::1]:443"], "value": "hidden"}})),
+            ),
+        ];
+        for (allow, secrets) in lists {
+            let error = read(allow, secrets).unwrap_err();
+            assert_eq!(error.code, ErrorCode::NotSupported);
+            assert!(error.message.contains("[2001:db8::1]:443"), "{error}");
+            assert!(!error.message.contains("hidden"), "{error}");
+            assert!(error.hint.is_some());
+        }
+        // This is an IPv4 address.
+        assert!(read(Some(json!(["[::ffff:192.0.2.1]"])), None).is_ok());
+    }
+
+    #[test]
     fn what_is_wrong_is_named_and_no_value_is_shown() {
         for (allow, secrets, named) in [
             (json!("example.com"), json!({}), "allow_net"),
@@ -167,7 +195,7 @@ mod tests {
             ),
         ] {
             let error = read(Some(allow), Some(secrets)).unwrap_err();
-            assert_eq!(error.code, sandstone_api::ErrorCode::InvalidRequest);
+            assert_eq!(error.code, ErrorCode::InvalidRequest);
             assert!(error.message.contains(named), "{error}");
             assert!(!error.message.contains("hidden"), "{error}");
         }
