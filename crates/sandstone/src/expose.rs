@@ -13,6 +13,7 @@ use sandstone_server::ingress::{CertificateSource, Ingress};
 use tokio::net::TcpListener;
 
 use crate::data_dir::DataDir;
+use crate::duration::Humane;
 use crate::listen::Listen;
 
 /// Where exposed servers are, when the operator does not say.
@@ -45,7 +46,7 @@ pub(crate) struct ExposeArguments {
     #[arg(long, env = "SANDSTONE_EXPOSE_PORT", value_parser = clap::value_parser!(u16).range(1..))]
     expose_port: Option<u16>,
     /// Certificate for `*.BASE_DOMAIN` in PEM, with what it depends on after it. Read again when
-    /// it changes. Else our own authority issues one: DATA_DIR/expose-ca.pem.
+    /// it changes, and on SIGHUP. Else our own authority issues one: DATA_DIR/expose-ca.pem.
     #[arg(
         long,
         env = "SANDSTONE_TLS_CERT",
@@ -61,6 +62,14 @@ pub(crate) struct ExposeArguments {
         value_name = "FILE"
     )]
     tls_key: Option<PathBuf>,
+    /// How long an exposed server may take to begin its answer. Then its client gets 504.
+    #[arg(
+        long,
+        env = "SANDSTONE_ANSWER_LIMIT",
+        default_value = "5m",
+        value_name = "TIME"
+    )]
+    answer_limit: Humane,
 }
 
 /// A host name, in lower case.
@@ -96,6 +105,10 @@ impl ExposeArguments {
         data: &DataDir,
         clock: Arc<dyn Clock>,
     ) -> anyhow::Result<Option<Exposing>> {
+        let answer_limit = self.answer_limit.duration();
+        if answer_limit.is_zero() {
+            bail!("--answer-limit must be longer than nothing");
+        }
         let chosen = self.expose_listen;
         let Some(listener) = Listen::open(chosen, DEFAULT_LISTEN, "--expose-listen").await? else {
             data.remove(ADDRESS_FILE)?;
@@ -110,7 +123,7 @@ impl ExposeArguments {
             (None, None) => own_authority(data, &self.base_domain, clock)?,
             _ => bail!("--tls-cert and --tls-key belong together"),
         };
-        let ingress = Ingress::new(source).context("cannot get a certificate")?;
+        let ingress = Ingress::new(source, answer_limit).context("cannot get a certificate")?;
         data.write(ADDRESS_FILE, &format!("{address}\n"), 0o644)?;
         let at = ExposedAt {
             base_domain: self.base_domain.clone(),

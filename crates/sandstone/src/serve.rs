@@ -17,9 +17,10 @@ use sandstone_node::{
 use sandstone_node_api::{NodeApi, Readiness};
 use sandstone_server::control::{self, ControlConfig, ControlPlane};
 use sandstone_server::edge::{self, EdgeConfig};
+use sandstone_server::ingress::CertificateReload;
 use sandstone_store::Store;
 use tokio::net::TcpListener;
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 use tracing_subscriber::EnvFilter;
 
@@ -168,6 +169,8 @@ pub(crate) fn run(arguments: ServeArguments) -> anyhow::Result<()> {
 }
 
 async fn serve(arguments: ServeArguments) -> anyhow::Result<()> {
+    // From the first moment: what it does by default is to end the process.
+    let hangups = signal(SignalKind::hangup()).context("cannot listen for SIGHUP")?;
     let clock: Arc<dyn Clock> = Arc::new(SystemClock);
     let entropy: Arc<dyn Entropy> = Arc::new(SystemEntropy);
     if let Some(plan) = arguments.crash_at {
@@ -193,6 +196,8 @@ async fn serve(arguments: ServeArguments) -> anyhow::Result<()> {
     let address = listener.local_addr()?;
     let ssh = ssh::listen(&arguments.ssh, &data, &*entropy).await?;
     let exposing = arguments.expose.open(&data, clock.clone()).await?;
+    let reload = exposing.as_ref().map(|exposing| exposing.ingress.reload());
+    let reloading = tokio::spawn(reload_on(hangups, reload));
     config.exposed_at = exposing.as_ref().map(|exposing| exposing.at.clone());
     let node = Node::start(node, clock.clone(), entropy.clone());
     let control = ControlPlane::new(
@@ -269,6 +274,7 @@ async fn serve(arguments: ServeArguments) -> anyhow::Result<()> {
         ssh.await?;
     }
     ingress.await?.context("exposing servers failed")?;
+    reloading.abort();
     reconcilers.await??;
     node.shut_down()
         .await
@@ -369,6 +375,21 @@ fn node_config(
         shim,
         network: arguments.network,
     })
+}
+
+/// Reads the certificate of exposed servers again at each SIGHUP, as operators do who renew it.
+/// Without this the signal would end the server.
+async fn reload_on(mut hangups: Signal, reload: Option<CertificateReload>) {
+    while hangups.recv().await.is_some() {
+        let Some(reload) = reload.clone() else {
+            tracing::info!("SIGHUP: there is nothing to read again");
+            continue;
+        };
+        tracing::info!("SIGHUP: reading the certificate of exposed servers again");
+        if let Err(error) = tokio::task::spawn_blocking(move || reload.now()).await {
+            tracing::error!(%error, "reading the certificate failed");
+        }
+    }
 }
 
 async fn wait_for_signal() -> anyhow::Result<()> {

@@ -1,20 +1,22 @@
 //! Servers in sandboxes that can be reached from outside, each under a name of its own: issued
 //! first, bound to a port or a process then, gone when the sandbox begins to stop.
 
+use std::io;
 use std::time::Duration;
 
 use sandstone_api::{self as api, ApiError, ErrorCode, SandboxId};
 use sandstone_core::{ExposureName, ExposureTarget};
 use sandstone_node_api::{AgentError, AgentSocket};
-use sandstone_protocol::message::DialTarget;
+use sandstone_protocol::message::{DialTarget, Failure};
 use sandstone_store::Exposure;
 use tokio::time::timeout;
 
 use super::{ControlPlane, Principal, error, show};
 
 /// How long a server in a sandbox may take to accept a connection. It is on the same host, so
-/// only one that is stuck takes so long.
-const CONNECT_LIMIT: Duration = Duration::from_secs(10);
+/// only one that is stuck takes so long. The agent gives up after 10 s at most; this is for an
+/// agent that does not.
+const CONNECT_LIMIT: Duration = Duration::from_secs(15);
 
 /// The port that `https://` means.
 const HTTPS_PORT: u16 = 443;
@@ -55,11 +57,35 @@ impl ExposedAt {
     }
 }
 
+/// Where an exposed name leads to.
+#[derive(Debug, Clone)]
+pub struct Exposed {
+    host: String,
+    sandbox: SandboxId,
+    target: DialTarget,
+    /// The target in words.
+    what: String,
+}
+
+impl Exposed {
+    /// The sandbox that has the server.
+    #[must_use]
+    pub const fn sandbox(&self) -> SandboxId {
+        self.sandbox
+    }
+
+    /// What it is in the sandbox, in words.
+    #[must_use]
+    pub fn what(&self) -> &str {
+        &self.what
+    }
+}
+
 impl ControlPlane {
     /// Issues a name for a running sandbox, which leads to `target` if there is one already.
     ///
     /// # Errors
-    /// `SANDBOX_NOT_FOUND`, `INVALID_REQUEST` when it has too many names, `NOT_SUPPORTED` when
+    /// `SANDBOX_NOT_FOUND`, `EXPOSURE_LIMIT` when it has too many names, `NOT_SUPPORTED` when
     /// this server exposes nothing.
     pub async fn expose(
         &self,
@@ -137,12 +163,11 @@ impl ControlPlane {
             .collect())
     }
 
-    /// Connects to the server that the name in `host` leads to. Whoever knows a name may.
+    /// Where the name in `host` leads to. Whoever knows a name may ask.
     ///
     /// # Errors
-    /// `DOMAIN_NOT_FOUND` when no running sandbox has it, or it is not bound yet; `NOT_LISTENING`;
-    /// `TIMED_OUT`; `NOT_SUPPORTED`.
-    pub async fn dial_exposed(&self, host: &str) -> Result<AgentSocket, ApiError> {
+    /// `DOMAIN_NOT_FOUND` when no running sandbox has it, or it is not bound yet; `NOT_SUPPORTED`.
+    pub async fn exposed(&self, host: &str) -> Result<Exposed, ApiError> {
         let exposure = match self.exposed_at()?.name(host) {
             Some(name) => self.store.exposure(&name).await,
             None => Ok(None),
@@ -150,7 +175,6 @@ impl ControlPlane {
         let exposure = exposure
             .map_err(|error| error::of_store("an exposed server", error))?
             .ok_or_else(|| domain_not_found(host))?;
-        let id = exposure.sandbox;
         let (target, what) = match exposure.target {
             Some(ExposureTarget::Port(port)) => (DialTarget::Port(port), format!("port {port}")),
             Some(ExposureTarget::Process { pid, socket }) => (
@@ -163,25 +187,40 @@ impl ControlPlane {
                     .with_hint("Bind it to a port or a process: exposeHttp does so."));
             }
         };
+        Ok(Exposed {
+            host: host.to_owned(),
+            sandbox: exposure.sandbox,
+            target,
+            what,
+        })
+    }
+
+    /// Connects to an exposed server.
+    ///
+    /// # Errors
+    /// `DOMAIN_NOT_FOUND` when its sandbox has just ended; `NOT_LISTENING`; `TIMED_OUT`.
+    pub async fn dial_exposed(&self, exposed: &Exposed) -> Result<AgentSocket, ApiError> {
+        let Exposed {
+            host,
+            sandbox,
+            target,
+            what,
+        } = exposed;
         // The sandbox may be ending at this moment.
-        let agent = self.node.agent(id).await;
+        let agent = self.node.agent(*sandbox).await;
         let agent = agent.map_err(|_| domain_not_found(host))?;
-        match timeout(CONNECT_LIMIT, agent.dial(target)).await {
+        match timeout(CONNECT_LIMIT, agent.dial(target.clone())).await {
             Ok(Ok(socket)) => Ok(socket),
             Ok(Err(AgentError::Lost(_))) => Err(domain_not_found(host)),
+            Ok(Err(AgentError::Refused(failure))) if is_late(&failure) => Err(stuck(exposed)),
             Ok(Err(AgentError::Refused(failure))) => {
-                tracing::debug!(sandbox = %id, what, ?failure, "an exposed server refused");
+                tracing::debug!(%sandbox, what, ?failure, "an exposed server refused");
                 let message = format!("{what} in the sandbox does not accept connections");
                 Err(ApiError::new(ErrorCode::NotListening, message).with_hint(
                     "Start the server in the sandbox; it must listen on 127.0.0.1 or all addresses.",
                 ))
             }
-            Err(_) => {
-                let seconds = CONNECT_LIMIT.as_secs();
-                let message =
-                    format!("{what} in the sandbox did not accept a connection in {seconds} s");
-                Err(ApiError::new(ErrorCode::TimedOut, message))
-            }
+            Err(_) => Err(stuck(exposed)),
         }
     }
 
@@ -199,6 +238,19 @@ impl ControlPlane {
             ApiError::new(ErrorCode::DomainNotFound, message)
         })
     }
+}
+
+/// Whether connecting took too long: what listens has a full queue.
+fn is_late(failure: &Failure) -> bool {
+    let error = failure.errno.map(io::Error::from_raw_os_error);
+    error.is_some_and(|error| error.kind() == io::ErrorKind::TimedOut)
+}
+
+fn stuck(exposed: &Exposed) -> ApiError {
+    let Exposed { sandbox, what, .. } = exposed;
+    let message = format!("{what} in sandbox {sandbox} did not accept a connection in time");
+    ApiError::new(ErrorCode::TimedOut, message)
+        .with_hint("Something listens there, and is too busy to accept: look at what it is doing.")
 }
 
 fn domain_not_found(host: &str) -> ApiError {

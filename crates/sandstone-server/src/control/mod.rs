@@ -66,7 +66,7 @@ use tokio::time::{Instant, timeout_at};
 
 pub use archive::{Export, NewImport};
 pub use config::ControlConfig;
-pub use exposure::ExposedAt;
+pub use exposure::{Exposed, ExposedAt};
 pub use files::Content;
 pub use maintenance::{Download, Upload};
 pub use page::{Page, PageRequest};

@@ -1,5 +1,6 @@
 //! Accepting connections, so many at once, and their TLS handshakes.
 
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -14,12 +15,8 @@ use tokio_util::task::TaskTracker;
 
 use super::certificates::{Certificates, REFRESH_EVERY};
 use super::connection::{self, Guest};
-use super::forward::REQUESTS_MAX;
+use super::room::{CONNECTIONS_MAX, Room};
 use crate::control::ControlPlane;
-
-/// Connections of clients at once; further ones wait to be accepted. Each costs at most a few
-/// hundred KiB.
-const CONNECTIONS_MAX: usize = 1024;
 
 /// How long a client may take for its handshake.
 const HANDSHAKE_LIMIT: Duration = Duration::from_secs(10);
@@ -35,35 +32,42 @@ pub(super) async fn serve(
     listener: TcpListener,
     certificates: Arc<Certificates>,
     control: Arc<ControlPlane>,
+    answer_limit: Duration,
     shutdown: CancellationToken,
 ) -> Result<(), rustls::Error> {
     let acceptor = TlsAcceptor::from(Arc::new(tls(certificates.clone())?));
-    let room = Arc::new(Semaphore::new(CONNECTIONS_MAX));
-    let requests = Arc::new(Semaphore::new(REQUESTS_MAX));
+    let all = Arc::new(Semaphore::new(CONNECTIONS_MAX));
+    let room = Arc::new(Room::default());
     let tasks = TaskTracker::new();
     let mut refresh = interval(REFRESH_EVERY);
     loop {
-        let (stream, permit) = tokio::select! {
+        let (stream, peer, permit) = tokio::select! {
             () = shutdown.cancelled() => break,
             _ = refresh.tick() => {
                 let certificates = certificates.clone();
                 tasks.spawn_blocking(move || certificates.refresh());
                 continue;
             }
-            accepted = accept(&listener, &room) => match accepted {
+            accepted = accept(&listener, &all) => match accepted {
                 Some(accepted) => accepted,
                 None => break,
             },
         };
+        let client = peer.ip();
+        let Some(place) = room.connection_from(client) else {
+            tracing::debug!(%client, "too many connections to exposed servers from one address");
+            continue;
+        };
         let acceptor = acceptor.clone();
         let guest = Guest {
             control: control.clone(),
-            requests: requests.clone(),
+            room: room.clone(),
+            answer_limit,
             shutdown: shutdown.clone(),
         };
         tasks.spawn(async move {
-            let _permit = permit;
-            greet(stream, &acceptor, guest).await;
+            let _places = (permit, place);
+            greet(stream, client, &acceptor, guest).await;
         });
     }
     tasks.close();
@@ -85,12 +89,12 @@ fn tls(certificates: Arc<Certificates>) -> Result<ServerConfig, rustls::Error> {
 /// The next connection, once there is room for it; none when there will be none. Cancel-safe.
 async fn accept(
     listener: &TcpListener,
-    room: &Arc<Semaphore>,
-) -> Option<(TcpStream, OwnedSemaphorePermit)> {
-    let permit = room.clone().acquire_owned().await.ok()?;
+    all: &Arc<Semaphore>,
+) -> Option<(TcpStream, SocketAddr, OwnedSemaphorePermit)> {
+    let permit = all.clone().acquire_owned().await.ok()?;
     loop {
         match listener.accept().await {
-            Ok((stream, _)) => return Some((stream, permit)),
+            Ok((stream, peer)) => return Some((stream, peer, permit)),
             Err(error) => {
                 tracing::warn!(%error, "cannot accept a connection to an exposed server");
                 sleep(ACCEPT_AGAIN).await;
@@ -99,12 +103,13 @@ async fn accept(
     }
 }
 
-async fn greet(stream: TcpStream, acceptor: &TlsAcceptor, guest: Guest) {
+async fn greet(stream: TcpStream, client: IpAddr, acceptor: &TlsAcceptor, guest: Guest) {
     // Whoever streams small pieces does not want them collected.
-    let peer = stream.set_nodelay(true).and_then(|()| stream.peer_addr());
-    let Ok(peer) = peer else { return };
+    if stream.set_nodelay(true).is_err() {
+        return;
+    }
     match timeout(HANDSHAKE_LIMIT, acceptor.accept(stream)).await {
-        Ok(Ok(stream)) => connection::serve(stream, peer.ip(), guest).await,
+        Ok(Ok(stream)) => connection::serve(stream, client, guest).await,
         Ok(Err(error)) => tracing::debug!(%error, "a TLS handshake failed"),
         Err(_) => tracing::debug!("a TLS handshake took too long"),
     }

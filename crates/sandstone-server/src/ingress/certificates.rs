@@ -71,9 +71,24 @@ impl Certificates {
 
     /// Replaces the certificate if it is time. One that cannot be replaced stays in use.
     pub(super) fn refresh(&self) {
-        if !self.is_outdated() {
-            return;
+        if self.is_outdated() {
+            self.replace();
         }
+    }
+
+    /// Reads the files again, whatever their times say. An issued certificate needs no such thing.
+    pub(super) fn reload(&self) {
+        match self.source {
+            CertificateSource::Files { .. } => self.replace(),
+            CertificateSource::Authority { .. } => {
+                tracing::info!(
+                    "no certificate to read again: our own authority certifies exposed servers"
+                );
+            }
+        }
+    }
+
+    fn replace(&self) {
         match load(&self.source) {
             Ok(new) => {
                 *self.current.write().unwrap_or_else(PoisonError::into_inner) = new;
@@ -223,7 +238,21 @@ mod tests {
         assert_eq!(current(&certificates), before);
         put(&second, 4);
         certificates.refresh();
-        assert_ne!(current(&certificates), before);
+        let renewed = current(&certificates);
+        assert_ne!(renewed, before);
+        // Told to, it reads files that seem to be as they were, and keeps what works.
+        put(&[b"nonsense".to_vec(), first[1].clone()], 4);
+        certificates.reload();
+        assert_eq!(current(&certificates), renewed);
+        put(&first, 4);
+        certificates.refresh();
+        assert_eq!(
+            current(&certificates),
+            renewed,
+            "nothing shows that they changed"
+        );
+        certificates.reload();
+        assert_eq!(current(&certificates), before);
     }
 
     #[test]

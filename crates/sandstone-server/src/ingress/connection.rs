@@ -10,12 +10,13 @@ use std::time::Duration;
 use hyper::server::conn::{http1, http2};
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use sandstone_api::ApiError;
 use tokio::net::TcpStream;
-use tokio::sync::Semaphore;
 use tokio_rustls::server::TlsStream;
 use tokio_util::sync::CancellationToken;
 
 use super::forward;
+use super::room::Room;
 use crate::control::ControlPlane;
 
 /// HTTP/2 as TLS names it (RFC 9113, section 3.2).
@@ -42,18 +43,25 @@ const PING_EVERY: Duration = Duration::from_secs(20);
 /// How long a connection may do nothing.
 const IDLE_LIMIT: Duration = Duration::from_secs(60);
 
+/// How long a connection that is one too many stays: its client is to read why it is refused.
+const REFUSED_LIMIT: Duration = Duration::from_secs(2);
+
 /// What every connection gets.
 pub(super) struct Guest {
     pub(super) control: Arc<ControlPlane>,
-    /// Permits for requests at once, of all connections.
-    pub(super) requests: Arc<Semaphore>,
+    pub(super) room: Arc<Room>,
+    /// How long a server in a sandbox may take to begin its answer.
+    pub(super) answer_limit: Duration,
     pub(super) shutdown: CancellationToken,
 }
 
 /// What the requests of one connection share.
 pub(super) struct Shared {
     pub(super) control: Arc<ControlPlane>,
-    pub(super) requests: Arc<Semaphore>,
+    pub(super) room: Arc<Room>,
+    pub(super) answer_limit: Duration,
+    /// Why all requests are refused, if they are.
+    pub(super) refusal: Option<ApiError>,
     /// Who asks.
     pub(super) client: IpAddr,
     /// The host name that the handshake named.
@@ -78,8 +86,11 @@ impl Shared {
         Busy(self.clone())
     }
 
-    /// Returns when nothing has happened for a while.
+    /// Returns when nothing has happened for a while, or all is refused and that was said.
     async fn idle(&self) {
+        if self.refusal.is_some() {
+            return tokio::time::sleep(REFUSED_LIMIT).await;
+        }
         let mut before = None;
         loop {
             let now = self.activity.begun.load(Ordering::SeqCst);
@@ -104,11 +115,26 @@ impl Drop for Busy {
 pub(super) async fn serve(stream: TlsStream<TcpStream>, client: IpAddr, guest: Guest) {
     let (_, session) = stream.get_ref();
     let is_http_2 = session.alpn_protocol() == Some(HTTP_2);
+    let server_name = session.server_name().map(str::to_owned);
+    let sandbox = match &server_name {
+        Some(name) => guest.control.exposed(name).await.ok(),
+        None => None,
+    };
+    let sandbox = sandbox.map(|exposed| exposed.sandbox());
+    let (_place, refusal) = match guest.room.connection_to(sandbox) {
+        Ok(place) => (Some(place), None),
+        Err(error) => {
+            tracing::debug!(%client, %error, "a connection to an exposed server is refused");
+            (None, Some(error))
+        }
+    };
     let shared = Arc::new(Shared {
         control: guest.control,
-        requests: guest.requests,
+        room: guest.room,
+        answer_limit: guest.answer_limit,
+        refusal,
         client,
-        server_name: session.server_name().map(str::to_owned),
+        server_name,
         activity: Activity::default(),
     });
     let service = {

@@ -3,6 +3,7 @@
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
+use std::time::Duration;
 
 use hyper::body::Incoming;
 use hyper::client::conn::http1;
@@ -13,15 +14,13 @@ use hyper_util::rt::TokioIo;
 use sandstone_api::{ApiError, ErrorCode};
 use sandstone_node_api::AgentSocket;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf, copy_bidirectional_with_sizes};
-use tokio::sync::OwnedSemaphorePermit;
 
 use super::connection::{BUFFER_MAX_BYTES, HEADERS_MAX, Shared};
 use super::headers::{self, BadHead};
 use super::reply::{self, Body};
-
-/// Requests at once, of all clients to all sandboxes. Each takes up to about half a MiB of
-/// buffers: two windows of the agent's connection and what is on its way in between.
-pub(super) const REQUESTS_MAX: usize = 1024;
+use super::room::RequestPlace;
+use super::watched::Watched;
+use crate::control::Exposed;
 
 /// Buffer for each direction of a connection that has become something else.
 const TUNNEL_BUFFER_BYTES: usize = 16 << 10;
@@ -49,18 +48,23 @@ impl From<ApiError> for Refusal {
 
 /// Answers a request of a client.
 pub(super) async fn answer(shared: &Arc<Shared>, request: Request<Incoming>) -> Response<Body> {
+    if let Some(refusal) = &shared.refusal {
+        return last(refusal.clone());
+    }
     let busy = shared.busy();
     match forward(shared, request).await {
         Ok(response) => response.map(|body| Body::passed_on(body, busy)),
         Err(Refusal::Failed(error)) => reply::error(error),
-        Err(Refusal::Bad(bad)) => {
-            let error = ApiError::new(ErrorCode::InvalidRequest, bad.to_string());
-            let mut response = reply::error(error);
-            let close = HeaderValue::from_static("close");
-            response.headers_mut().insert(CONNECTION, close);
-            response
-        }
+        Err(Refusal::Bad(bad)) => last(ApiError::new(ErrorCode::InvalidRequest, bad.to_string())),
     }
+}
+
+/// An error after which the connection ends.
+fn last(error: ApiError) -> Response<Body> {
+    let mut response = reply::error(error);
+    let close = HeaderValue::from_static("close");
+    response.headers_mut().insert(CONNECTION, close);
+    response
 }
 
 async fn forward(
@@ -73,15 +77,12 @@ async fn forward(
     let upgrade = headers::wanted_upgrade(&parts);
     headers::to_sandbox(&mut parts, &host, shared.client, upgrade.as_ref())?;
 
-    let permit = shared.requests.clone().try_acquire_owned();
-    let permit = permit.map_err(|_| {
-        let message = "too many requests to exposed servers are being answered";
-        ApiError::new(ErrorCode::NotReady, message).with_hint("Try again in a moment.")
-    })?;
-    let socket = shared.control.dial_exposed(host.as_str()).await?;
+    let exposed = shared.control.exposed(host.as_str()).await?;
+    let place = shared.room.request(shared.client, exposed.sandbox())?;
+    let socket = shared.control.dial_exposed(&exposed).await?;
     let upstream = TokioIo::new(Upstream {
         socket,
-        _permit: permit,
+        _place: place,
     });
     let (mut sender, connection) = http1::Builder::new()
         .max_headers(HEADERS_MAX)
@@ -96,7 +97,13 @@ async fn forward(
             tracing::debug!(%error, "a connection to a server in a sandbox broke");
         }
     });
-    let answered = sender.send_request(Request::from_parts(parts, body)).await;
+    let (body, progress) = Watched::new(body);
+    let answered = tokio::select! {
+        answered = sender.send_request(Request::from_parts(parts, body)) => answered,
+        () = progress.stalled(shared.answer_limit) => {
+            return Err(too_slow(&exposed, shared.answer_limit).into());
+        }
+    };
     let mut response = answered.map_err(|error| no_answer(&error))?;
     let is_upgraded = response.status() == StatusCode::SWITCHING_PROTOCOLS;
     if is_upgraded {
@@ -128,6 +135,16 @@ fn no_answer(error: &hyper::Error) -> ApiError {
     broken("ended the connection without an answer, or gave one that is not HTTP")
 }
 
+fn too_slow(exposed: &Exposed, limit: Duration) -> ApiError {
+    let (what, sandbox) = (exposed.what(), exposed.sandbox());
+    let seconds = limit.as_secs_f64();
+    let message = format!("{what} in sandbox {sandbox} did not begin an answer within {seconds} s");
+    ApiError::new(ErrorCode::TimedOut, message).with_hint(
+        "It accepted the connection: look at what it is doing. A long answer may be sent in \
+         pieces; the limit is for the first one.",
+    )
+}
+
 fn broken(what: &str) -> ApiError {
     ApiError::new(
         ErrorCode::NotListening,
@@ -139,7 +156,7 @@ fn broken(what: &str) -> ApiError {
 /// A connection to a server in a sandbox, and the room it takes.
 struct Upstream {
     socket: AgentSocket,
-    _permit: OwnedSemaphorePermit,
+    _place: RequestPlace,
 }
 
 impl AsyncRead for Upstream {

@@ -8,7 +8,8 @@
 //!
 //! Whoever knows a name may come in: there is no token. Nothing is buffered beyond the windows of
 //! the connections, every wait for the client's own words has a bound, and so has the number of
-//! connections. What a server in a sandbox sends is as untrusted as what a client sends.
+//! connections and requests: in all, from one address and to one sandbox. What a server in a sandbox
+//! sends is as untrusted as what a client sends, and it has to begin its answer in time.
 
 mod accept;
 mod certificates;
@@ -16,9 +17,12 @@ mod connection;
 mod forward;
 mod headers;
 mod reply;
+mod room;
+mod watched;
 
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
 use sandstone_authority::Authority;
 use sandstone_core::Clock;
@@ -51,20 +55,51 @@ pub enum CertificateSource {
     },
 }
 
+/// Reads the certificate of exposed servers again, for an operator who has renewed it.
+#[derive(Debug, Clone)]
+pub struct CertificateReload(Arc<Certificates>);
+
+impl CertificateReload {
+    /// Reads the files now, whether or not they seem to have changed; the log has the outcome. A
+    /// pair that cannot be used leaves the old one in use. Blocks while it reads.
+    pub fn now(&self) {
+        self.0.reload();
+    }
+}
+
 /// What serves exposed names.
 #[derive(Debug)]
 pub struct Ingress {
     certificates: Arc<Certificates>,
+    answer_limit: Duration,
 }
 
 impl Ingress {
-    /// Gets the certificate.
+    /// Default of how long a server in a sandbox may take to begin its answer, once the request was
+    /// passed on: longer than the 60 s to 100 s that other proxies allow, so that whoever was
+    /// content behind those is here.
+    pub const ANSWER_LIMIT: Duration = Duration::from_secs(300);
+
+    /// Gets the certificate. A server in a sandbox has to begin its answer within `answer_limit`
+    /// after the last piece of a request was passed on, or within twice that.
     ///
     /// # Errors
     /// [`CertificateError`] when there is none to be used.
-    pub fn new(source: CertificateSource) -> Result<Self, CertificateError> {
+    pub fn new(
+        source: CertificateSource,
+        answer_limit: Duration,
+    ) -> Result<Self, CertificateError> {
         let certificates = Arc::new(Certificates::new(source)?);
-        Ok(Self { certificates })
+        Ok(Self {
+            certificates,
+            answer_limit,
+        })
+    }
+
+    /// What reads the certificate again, also while it is served.
+    #[must_use]
+    pub fn reload(&self) -> CertificateReload {
+        CertificateReload(self.certificates.clone())
     }
 
     /// Serves exposed names on `listener` until `shutdown`, then waits a bounded time for the
@@ -78,6 +113,7 @@ impl Ingress {
         control: Arc<ControlPlane>,
         shutdown: CancellationToken,
     ) -> Result<(), rustls::Error> {
-        accept::serve(listener, self.certificates, control, shutdown).await
+        let (certificates, limit) = (self.certificates, self.answer_limit);
+        accept::serve(listener, certificates, control, limit, shutdown).await
     }
 }

@@ -21,7 +21,7 @@ use tokio_rustls::client::TlsStream;
 
 use super::harness::Harness;
 
-type Tls = TlsStream<TcpStream>;
+pub(super) type Tls = TlsStream<TcpStream>;
 
 /// The harness's clock says 2023, and so do its certificates.
 #[derive(Debug)]
@@ -37,6 +37,17 @@ impl rustls::time_provider::TimeProvider for Then {
 impl Harness {
     /// A TLS connection for this host name.
     async fn tls(&self, domain: &str, protocols: &[&[u8]]) -> Tls {
+        let stream = TcpStream::connect(self.ingress_address).await.unwrap();
+        self.tls_over(stream, domain, protocols).await
+    }
+
+    /// The same over a connection that there is.
+    pub(super) async fn tls_over(
+        &self,
+        stream: TcpStream,
+        domain: &str,
+        protocols: &[&[u8]],
+    ) -> Tls {
         let provider = Arc::new(rustls::crypto::ring::default_provider());
         let mut roots = RootCertStore::empty();
         let root: CertificateDer<'static> = self.authority_certificate.clone();
@@ -47,7 +58,6 @@ impl Harness {
             .with_root_certificates(roots)
             .with_no_client_auth();
         config.alpn_protocols = protocols.iter().map(|name| name.to_vec()).collect();
-        let stream = TcpStream::connect(self.ingress_address).await.unwrap();
         let host = domain.split(':').next().unwrap().to_owned();
         TlsConnector::from(Arc::new(config))
             .connect(ServerName::try_from(host).unwrap(), stream)
@@ -78,7 +88,7 @@ impl Harness {
     }
 
     /// Expects an error of our own.
-    async fn failing(&self, domain: &str, (status, code): (u16, &str)) {
+    pub(super) async fn failing(&self, domain: &str, (status, code): (u16, &str)) {
         let answer = self.fetch(domain, "/").await;
         assert_eq!(answer.status(), status);
         let body: Value = serde_json::from_slice(&bytes(answer).await).unwrap();
@@ -87,7 +97,7 @@ impl Harness {
     }
 
     /// A name for a server, issued and bound through our own API.
-    async fn expose(&self, sandbox: &str, server: SocketAddr) -> String {
+    pub(super) async fn expose(&self, sandbox: &str, server: SocketAddr) -> String {
         let path = format!("/v1/sandboxes/{sandbox}/exposures");
         let body = json!({"port": server.port()});
         let exposure = self.done("POST", &path, Some(body)).await;
@@ -95,13 +105,15 @@ impl Harness {
     }
 }
 
-async fn bytes(answer: Response<Incoming>) -> Bytes {
+pub(super) async fn bytes(answer: Response<Incoming>) -> Bytes {
     answer.into_body().collect().await.unwrap().to_bytes()
 }
 
 /// A server that reads one head from each connection and then does `then` with the connection and
 /// the head.
-async fn server<F>(then: impl Fn(TcpStream, String) -> F + Send + Sync + 'static) -> SocketAddr
+pub(super) async fn server<F>(
+    then: impl Fn(TcpStream, String) -> F + Send + Sync + 'static,
+) -> SocketAddr
 where
     F: Future<Output = ()> + Send + 'static,
 {
@@ -125,14 +137,14 @@ where
 }
 
 /// A server that always answers this, and ends the connection.
-async fn fixed(answer: &'static str) -> SocketAddr {
+pub(super) async fn fixed(answer: &'static str) -> SocketAddr {
     server(move |mut stream, _| async move {
         stream.write_all(answer.as_bytes()).await.unwrap();
     })
     .await
 }
 
-const HELLO: &str = "HTTP/1.1 200 OK\r\ncontent-length: 5\r\n\r\nhello";
+pub(super) const HELLO: &str = "HTTP/1.1 200 OK\r\ncontent-length: 5\r\n\r\nhello";
 
 #[tokio::test]
 async fn trap_14_a_name_is_issued_bound_and_gone_with_its_sandbox() {

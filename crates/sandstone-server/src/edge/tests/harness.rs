@@ -232,6 +232,11 @@ pub(super) struct Harness {
 
 impl Harness {
     pub(super) async fn new() -> Self {
+        Self::answering_within(Ingress::ANSWER_LIMIT).await
+    }
+
+    /// A server that waits so long for the answers of exposed servers.
+    pub(super) async fn answering_within(answer_limit: Duration) -> Self {
         let directory = tempfile::tempdir().unwrap();
         let store = Store::open(&directory.path().join("state.db"))
             .await
@@ -274,11 +279,12 @@ impl Harness {
         let shutdown = CancellationToken::new();
         let authority = Authority::open(directory.path(), "expose-ca", "test").unwrap();
         let authority_certificate = authority.certificate_der().clone();
-        let ingress = Ingress::new(CertificateSource::Authority {
+        let source = CertificateSource::Authority {
             authority: Box::new(authority),
             base_domain: "sandbox.localhost".to_owned(),
             clock: clock.clone(),
-        });
+        };
+        let ingress = Ingress::new(source, answer_limit);
         let ingress = ingress
             .unwrap()
             .serve(ingress_listener, control.clone(), shutdown.clone());

@@ -3,6 +3,7 @@
 
 mod agent;
 mod client;
+mod exposure_limits;
 mod exposures;
 mod files;
 mod handles;
