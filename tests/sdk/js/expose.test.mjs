@@ -179,6 +179,20 @@ test("create({ port }) fills url, and the name goes with its sandbox", async () 
   });
 });
 
+test("exposeHttp by pid: the server of a Deno program, which chose its own port, until it ends", async () => {
+  const code = `Deno.serve({ port: 0, onListen() {} }, async (request) =>
+    new Response(request.method + new URL(request.url).pathname + await request.text()));`;
+  const program = await sandbox.deno.run({ code, stdout: "null", stderr: "null" });
+  assert.equal(await program.httpReady, true);
+  const served = await sandbox.exposeHttp({ pid: program.pid });
+  const { status, body } = await call(`${served}/by-pid`, { method: "POST" }, "body");
+  assert.deepEqual([status, String(body)], [200, "POST/by-pidbody"]);
+  await program.kill();
+  await program.status;
+  const gone = await call(served);
+  assert.deepEqual([gone.status, JSON.parse(gone.body).code], [502, "NOT_LISTENING"]);
+});
+
 test("exposeHttp by pid: only processes with a server of their own", async () => {
   const child = await sandbox.spawn("sleep", { args: ["60"], stdout: "null", stderr: "null" });
   await assert.rejects(sandbox.exposeHttp({ pid: child.pid }), /no HTTP server/);
