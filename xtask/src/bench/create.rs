@@ -61,6 +61,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
     for round in 0..WARM_UP + arguments.rounds {
         let plain = ask(&mut client, "plain")?;
         let volume = ask(&mut client, "volume")?;
+        let closed = ask(&mut client, "closed")?;
         let mut peers = Vec::new();
         for network in podman.iter().flat_map(|podman| &podman.networks) {
             if let Some(podman) = &podman {
@@ -73,6 +74,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
         figures.add("sandstone: create", plain.created);
         figures.add("sandstone: create to first command", plain.first);
         figures.add("sandstone: create to first command, a volume", volume.first);
+        figures.add("sandstone: create to first command, allowNet", closed.first);
         figures.add("sandstone: kill", plain.kill);
         figures.add("sandstone: kill, a volume", volume.kill);
         for (network, milliseconds) in peers {

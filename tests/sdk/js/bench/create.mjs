@@ -1,5 +1,6 @@
 // One warm client process for `cargo xtask bench create`. Each line on standard input is a round,
-// `plain` or `volume`; the answer is a line with milliseconds. Kill is outside the timed part.
+// `plain`, `volume` or `closed` (with `allowNet`); the answer is a line with milliseconds. Kill is
+// outside the timed part.
 import { createInterface } from "node:readline";
 import process from "node:process";
 import { Client, Sandbox } from "@deno/sandbox";
@@ -7,6 +8,12 @@ import { Client, Sandbox } from "@deno/sandbox";
 const client = new Client();
 const slug = `bench-${process.pid}`;
 const volume = await client.volumes.create({ slug, region: "ord", capacity: "1GB" });
+
+const KINDS = {
+  plain: {},
+  volume: { volumes: { "/data": volume.id } },
+  closed: { allowNet: ["example.com"] },
+};
 
 async function round(options) {
   const start = performance.now();
@@ -23,8 +30,7 @@ async function round(options) {
 
 try {
   for await (const line of createInterface({ input: process.stdin })) {
-    const options = line === "volume" ? { region: "ord", volumes: { "/data": volume.id } } : { region: "ord" };
-    console.log(JSON.stringify(await round(options)));
+    console.log(JSON.stringify(await round({ region: "ord", ...KINDS[line] })));
   }
 } finally {
   await client.volumes.delete(volume.id);
