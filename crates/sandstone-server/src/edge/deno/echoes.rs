@@ -25,13 +25,10 @@ use tokio::time::{sleep, timeout};
 use super::outbox::Item;
 use super::session::Session;
 
-/// Trap 4: the least time between an answer and the stream that it names. 5 ms are too short for a
-/// JavaScript process that has just started; 20 ms were always enough.
+/// How long after its pong a client has its stream (trap 4: 5 ms are too short for a JavaScript
+/// process that has just started, 20 ms were always enough), or has sent the `cancel` of a program
+/// that does not want it (trap 2). The library may answer the ping before the program goes on.
 const PICK_UP_DELAY: Duration = Duration::from_millis(20);
-
-/// Trap 2: how long after its pong the client's `cancel` may come. The library answers the ping
-/// before the program goes on; both are in the same turn of the event loop, or nearly.
-const CANCEL_GRACE: Duration = Duration::from_millis(10);
 
 /// Longest wait for a pong. A client that never answers must get its streams all the same.
 const ECHO_LIMIT: Duration = Duration::from_secs(2);
@@ -80,16 +77,13 @@ impl Session {
     /// Waits until the client has read the answer that was sent last and, as far as that can be
     /// known, has sent the `cancel` of a program that wants nothing of the stream in it.
     pub(super) async fn until_picked_up(&self) {
-        let echoed = async {
-            let number = self.echoes.begin();
-            let ping = Item::Ping(Bytes::copy_from_slice(&number.to_le_bytes()));
-            if self.outbox.send(ping).await.is_ok() {
-                let answered = self.echoes.until_answered(number);
-                let _ = timeout(ECHO_LIMIT, answered).await;
-                sleep(CANCEL_GRACE).await;
-            }
-        };
-        tokio::join!(sleep(PICK_UP_DELAY), echoed);
+        let number = self.echoes.begin();
+        let ping = Item::Ping(Bytes::copy_from_slice(&number.to_le_bytes()));
+        if self.outbox.send(ping).await.is_ok() {
+            let answered = self.echoes.until_answered(number);
+            let _ = timeout(ECHO_LIMIT, answered).await;
+            sleep(PICK_UP_DELAY).await;
+        }
     }
 }
 
