@@ -191,7 +191,8 @@ fn agent_pid(data: &Path) -> Result<u32> {
             .find_map(|line| line.strip_prefix("NSpid:"))
             .is_some_and(|pids| pids.split_whitespace().skip(1).last() == Some("1"));
         // A warm sandbox has no agent yet.
-        is_first && read("comm").trim() == "sandstone-agent" && read("cgroup").contains(&group)
+        let is_named = read("cmdline").starts_with("sandstone-agent\0");
+        is_first && is_named && read("cgroup").contains(&group)
     };
     fs::read_dir("/proc")?
         .flatten()
