@@ -34,7 +34,7 @@ impl FromStr for HostName {
     type Err = PatternError;
 
     fn from_str(text: &str) -> Result<Self, PatternError> {
-        let name = text.strip_suffix('.').unwrap_or(text);
+        let name = text.strip_suffix('.').unwrap_or(text).to_ascii_lowercase();
         if name.is_empty() || name.len() > NAME_MAX_BYTES {
             return Err(PatternError::Name);
         }
@@ -50,7 +50,7 @@ impl FromStr for HostName {
         if last.bytes().all(|byte| byte.is_ascii_digit()) || last.starts_with("0x") {
             return Err(PatternError::Address);
         }
-        Ok(Self(name.to_ascii_lowercase().into()))
+        Ok(Self(name.into()))
     }
 }
 
@@ -308,6 +308,7 @@ mod tests {
             ("127.1", PatternError::Address),
             ("2130706433", PatternError::Address),
             ("0x7f.0x1", PatternError::Address),
+            ("0X7F.0X1", PatternError::Address),
             ("256.1.1.1", PatternError::Address),
             ("2001:db8::1", PatternError::Address),
             ("[2001:db8::1", PatternError::Address),
