@@ -26,7 +26,10 @@ fuzz_target!(|data: &[u8]| {
             FrameKind::Reply => {
                 if let Ok(reply) = message::decode::<Reply>("reply", payload) {
                     let again = message::encode(&reply);
-                    assert!(message::decode::<Reply>("reply", &again).is_ok(), "{reply:?}");
+                    assert!(
+                        message::decode::<Reply>("reply", &again).is_ok(),
+                        "{reply:?}"
+                    );
                 }
             }
             FrameKind::Reset => drop(message::decode::<Failure>("reset", payload)),

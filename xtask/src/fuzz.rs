@@ -1,17 +1,23 @@
 //! Fuzzing: the targets in `fuzz/`, with libFuzzer. They find what crashes, hangs or allocates
-//! without bound; a memory error is not looked for, because none of their code is `unsafe`.
+//! without bound, and answers that no client could read; a memory error is not looked for, because
+//! none of their code is `unsafe`.
 
+use std::ffi::OsString;
 use std::fs;
 use std::path::Path;
 use std::process::Stdio;
 
 use anyhow::{Context, Result, bail};
 
-use crate::run::{cargo, command, execute, root, target};
+use crate::run::{cargo, clear, command, execute, root, target};
 use crate::tools;
 
-/// The targets, each a binary of `fuzz/`.
-const TARGETS: [&str; 2] = ["agent_client", "protocol"];
+/// The targets, each a binary of `fuzz/`. What is in `fuzz/seeds` under its name is where it
+/// begins.
+const TARGETS: [&str; 4] = ["agent_client", "edge_input", "edge_socket", "protocol"];
+
+/// Words for the targets whose name begins with that of the file in `fuzz/dictionaries`.
+const DICTIONARY: &str = "edge";
 
 /// Where what the compiler makes is, and the platform that has to be named for the flags to be
 /// used for programs only, and not for build scripts.
@@ -24,7 +30,7 @@ const FLAGS: &str = "--cfg fuzzing -Cpasses=sancov-module -Cllvm-args=-sanitizer
      -Cllvm-args=-sanitizer-coverage-inline-8bit-counters \
      -Cllvm-args=-sanitizer-coverage-pc-table -Cllvm-args=-sanitizer-coverage-trace-compares";
 
-/// Most memory of a target, MiB. They use less than a tenth.
+/// Most memory of a target, MiB. They use less than a third.
 const MEMORY_MIB: u32 = 1024;
 
 /// Longest time for one input, seconds.
@@ -58,6 +64,10 @@ pub(crate) fn run(arguments: &Arguments) -> Result<u64> {
         let work = target(BUILD).join("work").join(name);
         let corpus = work.join("corpus");
         fs::create_dir_all(&corpus).with_context(|| format!("making {}", corpus.display()))?;
+        let temporary = work.join("tmp");
+        clear(&temporary)?;
+        let seeds = root().join("fuzz/seeds").join(name);
+        let dictionary = root().join("fuzz/dictionaries").join(DICTIONARY);
         let log = work.join("log");
         let output = fs::File::create(&log).with_context(|| format!("making {}", log.display()))?;
         let child = command(target(BUILD).join(PLATFORM).join("release").join(name))
@@ -66,19 +76,28 @@ pub(crate) fn run(arguments: &Arguments) -> Result<u64> {
             .arg(format!("-timeout={INPUT_LIMIT}"))
             .arg(format!("-artifact_prefix={}/", work.display()))
             .arg("-print_final_stats=1")
+            .args(name.starts_with(DICTIONARY).then(|| {
+                let mut option = OsString::from("-dict=");
+                option.push(dictionary);
+                option
+            }))
             .arg(&corpus)
+            .args(seeds.exists().then_some(&seeds))
+            // A process that libFuzzer ends leaves what it has there.
+            .env("TMPDIR", &temporary)
             .stdout(Stdio::null())
             .stderr(output)
             .spawn()
             .with_context(|| format!("starting {name}"))?;
-        running.push((name, log, child));
+        running.push((name, work, child));
     }
     let mut failed = Vec::new();
-    for (name, log, mut child) in running {
+    for (name, work, mut child) in running {
         let status = child
             .wait()
             .with_context(|| format!("waiting for {name}"))?;
-        let log = fs::read_to_string(&log).unwrap_or_default();
+        clear(&work.join("tmp"))?;
+        let log = fs::read_to_string(work.join("log")).unwrap_or_default();
         let units = log
             .lines()
             .find_map(|line| line.strip_prefix("stat::number_of_executed_units:"))

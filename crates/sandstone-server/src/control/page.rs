@@ -62,6 +62,14 @@ impl PageRequest {
         })
     }
 
+    /// Whether the cursor names a place, and the text of that place the same again; nothing when it
+    /// names none. For the fuzz targets.
+    #[cfg(feature = "stand-ins")]
+    pub(crate) fn survives_text(&self) -> Option<bool> {
+        let place = self.position().ok()??;
+        Some(decode(&encode(place)) == Some(place))
+    }
+
     fn checked_limit(&self) -> Result<u32, ApiError> {
         let limit = self.limit.unwrap_or(LIMIT_DEFAULT);
         if (1..=LIMIT_MAX).contains(&limit) {

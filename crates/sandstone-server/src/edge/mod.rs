@@ -19,6 +19,8 @@ mod own;
 mod query;
 mod reply;
 mod ssh;
+#[cfg(any(test, feature = "stand-ins"))]
+pub mod stand_ins;
 #[cfg(test)]
 mod tests;
 mod trace;

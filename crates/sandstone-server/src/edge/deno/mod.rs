@@ -54,6 +54,8 @@ mod file_changes;
 mod file_handles;
 mod file_tree;
 mod files;
+#[cfg(feature = "stand-ins")]
+pub mod fuzzing;
 mod handles;
 mod handshake;
 mod http_client;

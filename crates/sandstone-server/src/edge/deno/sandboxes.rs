@@ -59,7 +59,7 @@ pub(super) fn instant(value: Option<&Value>) -> Result<Timestamp, ApiError> {
 }
 
 /// The labels to filter by: JavaScript sends `labels[key]=value`, Python the `repr` of a `dict`.
-fn wanted_labels(query: &Query) -> Result<BTreeMap<String, String>, ApiError> {
+pub(super) fn wanted_labels(query: &Query) -> Result<BTreeMap<String, String>, ApiError> {
     let mut wanted = BTreeMap::new();
     for (key, value) in query.iter() {
         if key == "labels" {

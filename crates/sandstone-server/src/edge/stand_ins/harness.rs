@@ -24,17 +24,17 @@ use tokio::net::TcpListener;
 use tokio::sync::mpsc;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
-use super::agent::{self, FakeAgent};
+use super::agent::{self, FakeAgent, Place};
 use super::client::{Answer, Socket, request};
 use crate::control::{ControlConfig, ControlPlane, ExposedAt, Token, admit};
 use crate::edge::{EdgeConfig, router, serve};
 use crate::ingress::{CertificateSource, Ingress};
 use crate::ssh::SshEndpoint;
 
-pub(super) const TOKEN: &str = "ddo_0123456789abcdef";
+pub const TOKEN: &str = "ddo_0123456789abcdef";
 const BEARER: (&str, &str) = ("authorization", "Bearer ddo_0123456789abcdef");
 /// What the Python SDK's WebSocket library calls itself.
-pub(super) const PYTHON: (&str, &str) = ("user-agent", "Python/3.11 websockets/17.4");
+pub const PYTHON: (&str, &str) = ("user-agent", "Python/3.11 websockets/17.4");
 
 /// How copies turn out.
 const COPIED: Copied = Copied {
@@ -42,7 +42,7 @@ const COPIED: Copied = Copied {
     stall_us: 1234,
 };
 
-pub(super) const SPACE: Space = Space {
+pub const SPACE: Space = Space {
     total: 20 << 30,
     free: 15 << 30,
     low: 2 << 30,
@@ -50,7 +50,7 @@ pub(super) const SPACE: Space = Space {
 };
 
 #[derive(Debug)]
-pub(super) struct HandClock(AtomicI64);
+pub struct HandClock(AtomicI64);
 
 impl Clock for HandClock {
     fn now(&self) -> Timestamp {
@@ -75,26 +75,33 @@ impl Entropy for Counter {
 
 /// Makes nothing on disk: it remembers the names of images, and its sandboxes are stand-in agents.
 #[derive(Debug, Default)]
-pub(super) struct FakeNode {
+pub struct FakeNode {
     agents: Mutex<HashMap<SandboxId, (FakeAgent, Arc<AgentClient>)>>,
-    pub(super) images: Mutex<Images>,
+    pub images: Mutex<Images>,
     /// The roots of the sandboxes, in the order in which they were started.
-    pub(super) roots: Mutex<Vec<Root>>,
+    pub roots: Mutex<Vec<Root>>,
     /// What the content of a snapshot is summed up to.
-    pub(super) checksum: Mutex<String>,
-    pub(super) is_full: AtomicBool,
-    pub(super) is_unready: AtomicBool,
+    pub checksum: Mutex<String>,
+    pub is_full: AtomicBool,
+    pub is_unready: AtomicBool,
     /// How long a start takes, milliseconds.
-    pub(super) start_ms: AtomicU64,
+    pub start_ms: AtomicU64,
     /// How long an end takes, milliseconds.
-    pub(super) stop_ms: AtomicU64,
+    pub stop_ms: AtomicU64,
     /// Processes that were killed because memory ran out.
-    pub(super) oom_kills: AtomicU64,
+    pub oom_kills: AtomicU64,
+    place: Place,
 }
 
 impl FakeNode {
-    pub(super) fn running(&self) -> usize {
+    pub fn running(&self) -> usize {
         self.agents.lock().unwrap().len()
+    }
+
+    /// The ids of the sandboxes that run, as clients know them.
+    pub fn ids(&self) -> Vec<String> {
+        let agents = self.agents.lock().unwrap();
+        agents.keys().map(ToString::to_string).collect()
     }
 
     fn add(&self, image: ImageId) {
@@ -113,7 +120,7 @@ impl FakeNode {
     }
 
     /// Breaks the connection to every agent, without anybody asking for it.
-    pub(super) fn break_agents(&self) {
+    pub fn break_agents(&self) {
         for (agent, _) in self.agents.lock().unwrap().values() {
             agent.stop();
         }
@@ -177,7 +184,7 @@ impl NodeApi for FakeNode {
     async fn start_sandbox(&self, spec: &SandboxSpec) -> Result<(), NodeError> {
         let millis = self.start_ms.load(Ordering::SeqCst);
         tokio::time::sleep(Duration::from_millis(millis)).await;
-        let started = agent::start(spec.environment.clone()).await;
+        let started = agent::start(self.place, spec.environment.clone()).await;
         self.roots.lock().unwrap().push(spec.root);
         self.agents.lock().unwrap().insert(spec.id, started);
         Ok(())
@@ -218,30 +225,45 @@ impl NodeApi for FakeNode {
 }
 
 /// A running server.
-pub(super) struct Harness {
-    pub(super) address: SocketAddr,
+#[derive(Debug)]
+pub struct Harness {
+    pub address: SocketAddr,
     /// Where exposed servers are.
-    pub(super) ingress_address: SocketAddr,
+    pub ingress_address: SocketAddr,
     /// Who certifies them.
-    pub(super) authority_certificate: CertificateDer<'static>,
-    pub(super) node: Arc<FakeNode>,
-    pub(super) clock: Arc<HandClock>,
-    pub(super) directory: TempDir,
+    pub authority_certificate: CertificateDer<'static>,
+    pub node: Arc<FakeNode>,
+    pub clock: Arc<HandClock>,
+    pub directory: TempDir,
+    store: Store,
     _shutdown: DropGuard,
 }
 
 impl Harness {
-    pub(super) async fn new() -> Self {
+    /// Its sandboxes run commands on this machine.
+    pub async fn new() -> Self {
         Self::answering_within(Ingress::ANSWER_LIMIT).await
     }
 
     /// A server that waits so long for the answers of exposed servers.
-    pub(super) async fn answering_within(answer_limit: Duration) -> Self {
+    pub async fn answering_within(answer_limit: Duration) -> Self {
+        Self::at(Place::Here, answer_limit).await
+    }
+
+    /// Its sandboxes run nothing, and have no files: for clients that may ask for anything.
+    pub async fn nowhere() -> Self {
+        Self::at(Place::Nowhere, Ingress::ANSWER_LIMIT).await
+    }
+
+    async fn at(place: Place, answer_limit: Duration) -> Self {
         let directory = tempfile::tempdir().unwrap();
         let store = Store::open(&directory.path().join("state.db"))
             .await
             .unwrap();
-        let node = Arc::new(FakeNode::default());
+        let node = Arc::new(FakeNode {
+            place,
+            ..FakeNode::default()
+        });
         let clock = Arc::new(HandClock(AtomicI64::new(1_700_000_000_000)));
         let entropy = Arc::new(Counter::default());
         let region = |text: &str| text.parse::<Region>().unwrap();
@@ -297,21 +319,22 @@ impl Harness {
             node,
             clock,
             directory,
+            store,
             _shutdown: shutdown.drop_guard(),
         }
     }
 
     /// A path in a directory that goes away with the server.
-    pub(super) fn path(&self, name: &str) -> String {
+    pub fn path(&self, name: &str) -> String {
         let path = self.directory.path().join(name);
         path.to_str().unwrap().to_owned()
     }
 
-    pub(super) async fn rest(&self, method: &str, path: &str, body: Option<Value>) -> Answer {
+    pub async fn rest(&self, method: &str, path: &str, body: Option<Value>) -> Answer {
         request(self.address, method, path, &[BEARER], body).await
     }
 
-    pub(super) async fn volume(&self, slug: &str) -> Value {
+    pub async fn volume(&self, slug: &str) -> Value {
         let body = json!({"slug": slug, "region": "ord", "capacity": "1GB"});
         let answer = self.rest("POST", "/api/v2/volumes", Some(body)).await;
         assert_eq!(answer.status, 200, "{}", answer.body);
@@ -319,14 +342,14 @@ impl Harness {
     }
 
     /// Calls, and expects it to be done.
-    pub(super) async fn done(&self, method: &str, path: &str, body: Option<Value>) -> Value {
+    pub async fn done(&self, method: &str, path: &str, body: Option<Value>) -> Value {
         let answer = self.rest(method, path, body).await;
         assert_eq!(answer.status, 200, "{method} {path}: {}", answer.body);
         answer.json()
     }
 
     /// Calls, and expects to be refused.
-    pub(super) async fn refused(
+    pub async fn refused(
         &self,
         method: &str,
         path: &str,
@@ -342,7 +365,7 @@ impl Harness {
     }
 
     /// Tries to create a sandbox.
-    pub(super) async fn try_create(
+    pub async fn try_create(
         &self,
         config: &Value,
         headers: &[(&str, &str)],
@@ -354,42 +377,44 @@ impl Harness {
     }
 
     /// Creates a sandbox; the primary socket and the id.
-    pub(super) async fn create(
-        &self,
-        config: &Value,
-        headers: &[(&str, &str)],
-    ) -> (Socket, String) {
+    pub async fn create(&self, config: &Value, headers: &[(&str, &str)]) -> (Socket, String) {
         let (socket, answer) = self.try_create(config, headers).await.unwrap();
         let id = answer.header("x-deno-sandbox-id").unwrap().to_owned();
         (socket, id)
     }
 
     /// A session sandbox as JavaScript asks for it.
-    pub(super) async fn session(&self) -> (Socket, String) {
+    pub async fn session(&self) -> (Socket, String) {
         self.create(&json!({"memory_mb": 1280, "volumes": []}), &[])
             .await
     }
 
     /// A session sandbox as Python asks for it.
-    pub(super) async fn python(&self) -> Socket {
+    pub async fn python(&self) -> Socket {
         self.create(&json!({"memory_mb": 1280, "debug": false}), &[PYTHON])
             .await
             .0
     }
 
-    pub(super) async fn connect(&self, id: &str) -> Result<(Socket, Answer), Answer> {
+    pub async fn connect(&self, id: &str) -> Result<(Socket, Answer), Answer> {
         let path = format!("/api/v3/sandbox/{id}/connect");
         Socket::open(self.address, &path, &[BEARER]).await
     }
 
+    /// Forgets the sandboxes that have stopped, as a server does after a while.
+    pub async fn forget_stopped(&self) {
+        let forgotten = self.store.forget_stopped(self.clock.now(), u32::MAX).await;
+        forgotten.unwrap();
+    }
+
     /// Waits until so many sandboxes run.
-    pub(super) async fn wait_for_running(&self, count: usize) {
+    pub async fn wait_for_running(&self, count: usize) {
         eventually(|| self.node.running() == count).await;
     }
 }
 
 /// Waits until it is so.
-pub(super) async fn eventually(mut is_so: impl FnMut() -> bool) {
+pub async fn eventually(mut is_so: impl FnMut() -> bool) {
     for _ in 0..1000 {
         if is_so() {
             return;

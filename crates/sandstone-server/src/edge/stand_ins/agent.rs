@@ -1,5 +1,6 @@
 //! A stand-in for the agent in a sandbox: speaks the real protocol over an in-memory stream, and
-//! runs real commands and touches real files as the user of the tests.
+//! runs real commands and touches real files as the user of the tests; or, [`Place::Nowhere`],
+//! none at all.
 
 use std::collections::{BTreeMap, HashMap};
 use std::io::{Error, Read, Write};
@@ -25,9 +26,30 @@ use tokio::sync::{Mutex as AsyncMutex, Semaphore, mpsc, watch};
 use tokio::task::AbortHandle;
 use tokio_util::sync::CancellationToken;
 
+use super::nowhere;
 use super::open_files::OpenFiles;
 
-type Source = mpsc::Receiver<Option<Vec<u8>>>;
+/// What comes on a stream of the host: bytes, then nothing for its end.
+pub(super) type Source = mpsc::Receiver<Option<Vec<u8>>>;
+
+/// Where the processes and files of a stand-in are.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(super) enum Place {
+    /// On this machine.
+    #[default]
+    Here,
+    /// Made up: see [`nowhere`].
+    Nowhere,
+}
+
+/// The streams of one request that the host sends on.
+#[derive(Debug, Default)]
+pub(super) struct Sources {
+    /// Standard input, the content of a file, or what goes to a server.
+    pub(super) input: Option<Source>,
+    /// The socket of a process.
+    pub(super) socket: Option<Source>,
+}
 
 /// The running stand-in. Dropping it kills its processes and breaks the connection.
 #[derive(Debug)]
@@ -46,26 +68,30 @@ impl Drop for FakeAgent {
     }
 }
 
-struct Shared {
+pub(super) struct Shared {
     out: AsyncMutex<WriteHalf<DuplexStream>>,
     credits: Mutex<HashMap<u32, Arc<Semaphore>>>,
     sources: Mutex<HashMap<u32, mpsc::Sender<Option<Vec<u8>>>>>,
-    exits: Mutex<HashMap<u32, watch::Receiver<Option<ExitStatus>>>>,
-    environment: Mutex<BTreeMap<String, String>>,
+    pub(super) exits: Mutex<HashMap<u32, watch::Receiver<Option<ExitStatus>>>>,
+    pub(super) environment: Mutex<BTreeMap<String, String>>,
     open_files: OpenFiles,
+    pub(super) processes: nowhere::Processes,
     /// Cancelled at the end: kills the processes.
-    end: CancellationToken,
+    pub(super) end: CancellationToken,
 }
 
 /// Starts a stand-in whose processes have these variables, and connects to it.
-pub(super) async fn start(environment: BTreeMap<String, String>) -> (FakeAgent, Arc<AgentClient>) {
+pub(super) async fn start(
+    place: Place,
+    environment: BTreeMap<String, String>,
+) -> (FakeAgent, Arc<AgentClient>) {
     let (host, agent) = duplex(1 << 20);
-    let task = tokio::spawn(serve(agent, environment));
+    let task = tokio::spawn(serve(place, agent, environment));
     let client = AgentClient::connect(host).await.unwrap();
     (FakeAgent(task.abort_handle()), client)
 }
 
-async fn serve(stream: DuplexStream, environment: BTreeMap<String, String>) {
+async fn serve(place: Place, stream: DuplexStream, environment: BTreeMap<String, String>) {
     let (mut read, write) = split(stream);
     let shared = Arc::new(Shared {
         out: AsyncMutex::new(write),
@@ -74,6 +100,7 @@ async fn serve(stream: DuplexStream, environment: BTreeMap<String, String>) {
         exits: Mutex::default(),
         environment: Mutex::new(environment),
         open_files: OpenFiles::default(),
+        processes: nowhere::Processes::default(),
         end: CancellationToken::new(),
     });
     let _end = shared.end.clone().drop_guard();
@@ -87,14 +114,18 @@ async fn serve(stream: DuplexStream, environment: BTreeMap<String, String>) {
         match kind {
             FrameKind::Request => {
                 let request: Request = message::decode("request", &payload).unwrap();
-                let source = shared.register(&request);
+                let sources = shared.register(&request);
                 let shared = shared.clone();
                 tasks.spawn(async move {
-                    let reply = shared.answer(request, source).await;
-                    shared
-                        .send(FrameKind::Reply, id, message::encode(&reply))
-                        .await;
+                    match place {
+                        Place::Here => {
+                            let reply = shared.answer(request, sources.input).await;
+                            shared.reply(id, &reply).await;
+                        }
+                        Place::Nowhere => nowhere::serve(&shared, id, request, sources).await,
+                    }
                 });
+                while tasks.try_join_next().is_some() {}
             }
             FrameKind::Data => shared.feed(id, Some(payload)).await,
             FrameKind::End => shared.feed(id, None).await,
@@ -133,7 +164,12 @@ pub(super) fn failure(error: &Error) -> Failure {
 }
 
 impl Shared {
-    async fn send(&self, kind: FrameKind, id: u32, payload: Vec<u8>) {
+    pub(super) async fn reply(&self, id: u32, reply: &Reply) {
+        self.send(FrameKind::Reply, id, message::encode(reply))
+            .await;
+    }
+
+    pub(super) async fn send(&self, kind: FrameKind, id: u32, payload: Vec<u8>) {
         let frame = Frame { kind, id, payload };
         let _ = self.out.lock().await.write_all(&frame.encode()).await;
     }
@@ -146,13 +182,21 @@ impl Shared {
     }
 
     /// Knows the streams of a request before the next frame is read.
-    fn register(&self, request: &Request) -> Option<Source> {
+    fn register(&self, request: &Request) -> Sources {
         let sink = |id: &u32| {
             let credit = Arc::new(Semaphore::new(WINDOW_BYTES as usize));
             self.credits.lock().unwrap().insert(*id, credit);
         };
-        let source = match request {
-            Request::ReadFile { sink: id, .. } => {
+        let source = |id: u32| {
+            let (sender, receiver) = mpsc::channel(4096);
+            self.sources.lock().unwrap().insert(id, sender);
+            receiver
+        };
+        let mut socket = None;
+        let input = match request {
+            Request::ReadFile { sink: id, .. }
+            | Request::Walk { sink: id, .. }
+            | Request::ExpandGlob { sink: id, .. } => {
                 sink(id);
                 None
             }
@@ -160,6 +204,10 @@ impl Shared {
             Request::Spawn(spawn) => {
                 spawn.stdout.iter().for_each(sink);
                 spawn.stderr.iter().for_each(sink);
+                if let Some(streams) = &spawn.socket {
+                    sink(&streams.sink);
+                    socket = Some(source(streams.source));
+                }
                 spawn.stdin
             }
             Request::Dial {
@@ -170,11 +218,16 @@ impl Shared {
             }
             _ => None,
         };
-        source.map(|id| {
-            let (sender, receiver) = mpsc::channel(4096);
-            self.sources.lock().unwrap().insert(id, sender);
-            receiver
-        })
+        Sources {
+            input: input.map(source),
+            socket,
+        }
+    }
+
+    /// A stream is over.
+    pub(super) fn forget(&self, id: u32) {
+        self.credits.lock().unwrap().remove(&id);
+        self.sources.lock().unwrap().remove(&id);
     }
 
     async fn answer(self: &Arc<Self>, request: Request, source: Option<Source>) -> Reply {
@@ -315,7 +368,7 @@ impl Shared {
         });
     }
 
-    async fn grant(&self, id: u32, bytes: usize) {
+    pub(super) async fn grant(&self, id: u32, bytes: usize) {
         let grant = u32::try_from(bytes).unwrap().to_le_bytes().to_vec();
         self.send(FrameKind::Credit, id, grant).await;
     }
@@ -335,7 +388,7 @@ impl Shared {
         self.send(FrameKind::End, id, Vec::new()).await;
     }
 
-    async fn send_data(&self, id: u32, bytes: &[u8]) -> bool {
+    pub(super) async fn send_data(&self, id: u32, bytes: &[u8]) -> bool {
         let Some(credit) = self.credits.lock().unwrap().get(&id).cloned() else {
             return false;
         };
@@ -350,7 +403,7 @@ impl Shared {
         true
     }
 
-    async fn wait(&self, pid: u32) -> Reply {
+    pub(super) async fn wait(&self, pid: u32) -> Reply {
         let exit = self.exits.lock().unwrap().get(&pid).cloned();
         let mut exit = exit.ok_or_else(|| failure(&Error::from_raw_os_error(3)))?;
         // It never ends when the agent does first.

@@ -12,27 +12,27 @@ const LIMIT: Duration = Duration::from_secs(20);
 
 /// An answer to a request.
 #[derive(Debug)]
-pub(super) struct Answer {
-    pub(super) status: u16,
-    pub(super) headers: Vec<(String, String)>,
-    pub(super) body: String,
+pub struct Answer {
+    pub status: u16,
+    pub headers: Vec<(String, String)>,
+    pub body: String,
 }
 
 impl Answer {
-    pub(super) fn header(&self, name: &str) -> Option<&str> {
+    pub fn header(&self, name: &str) -> Option<&str> {
         self.headers
             .iter()
             .find(|(key, _)| key == name)
             .map(|(_, value)| value.as_str())
     }
 
-    pub(super) fn json(&self) -> Value {
+    pub fn json(&self) -> Value {
         serde_json::from_str(&self.body).unwrap_or_else(|_| panic!("not JSON: {}", self.body))
     }
 }
 
 /// Sends one request and reads its answer.
-pub(super) async fn request(
+pub async fn request(
     server: SocketAddr,
     method: &str,
     path: &str,
@@ -80,23 +80,24 @@ async fn read_answer(stream: &mut BufReader<TcpStream>) -> Answer {
 }
 
 /// An open WebSocket that behaves as one of the SDKs does.
-pub(super) struct Socket {
+#[derive(Debug)]
+pub struct Socket {
     stream: BufReader<TcpStream>,
     next_id: u64,
     /// Messages that came while an answer was awaited.
-    pub(super) seen: Vec<Value>,
+    pub seen: Vec<Value>,
 }
 
 /// What comes in.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) enum Frame {
+pub enum Frame {
     Text(String),
     Close(u16, String),
 }
 
 impl Socket {
     /// Shakes hands; the server's answer if it is not 101.
-    pub(super) async fn open(
+    pub async fn open(
         server: SocketAddr,
         path: &str,
         headers: &[(&str, &str)],
@@ -143,17 +144,17 @@ impl Socket {
         self.stream.write_all(&frame).await.unwrap();
     }
 
-    pub(super) async fn send_text(&mut self, text: &str) {
+    pub async fn send_text(&mut self, text: &str) {
         self.write_frame(1, text.as_bytes()).await;
     }
 
     /// Closes as JavaScript does, without a code, and waits for the server's half.
-    pub(super) async fn close(mut self) {
+    pub async fn close(mut self) {
         self.write_frame(8, &[]).await;
         while !matches!(self.frame().await, Frame::Close(..)) {}
     }
 
-    pub(super) async fn frame(&mut self) -> Frame {
+    pub async fn frame(&mut self) -> Frame {
         timeout(LIMIT, self.read_frame()).await.unwrap()
     }
 
@@ -182,13 +183,13 @@ impl Socket {
     }
 
     /// Waits until something comes, and takes none of it.
-    pub(super) async fn begins(&mut self) {
+    pub async fn begins(&mut self) {
         let begun = timeout(LIMIT, self.stream.fill_buf()).await.unwrap();
         assert!(!begun.unwrap().is_empty(), "closed");
     }
 
     /// The next message.
-    pub(super) async fn message(&mut self) -> Value {
+    pub async fn message(&mut self) -> Value {
         match self.frame().await {
             Frame::Text(text) => serde_json::from_str(&text).unwrap(),
             other => panic!("{other:?}"),
@@ -196,12 +197,12 @@ impl Socket {
     }
 
     /// Whether nothing comes for a while.
-    pub(super) async fn is_silent_for(&mut self, time: Duration) -> bool {
+    pub async fn is_silent_for(&mut self, time: Duration) -> bool {
         timeout(time, self.read_frame()).await.is_err()
     }
 
     /// Sends a call; its id.
-    pub(super) async fn send_call(&mut self, method: &str, params: Value) -> u64 {
+    pub async fn send_call(&mut self, method: &str, params: Value) -> u64 {
         let id = self.next_id;
         self.next_id += 1;
         let call = json!({"jsonrpc": "2.0", "id": id, "method": method, "params": params});
@@ -209,7 +210,7 @@ impl Socket {
         id
     }
 
-    pub(super) async fn notify(&mut self, method: &str, params: Value) {
+    pub async fn notify(&mut self, method: &str, params: Value) {
         let message = json!({
             "jsonrpc": "2.0", "method": format!("$sandbox.stream.{method}"), "params": params,
         });
@@ -217,7 +218,7 @@ impl Socket {
     }
 
     /// Waits for an answer; other messages go to `seen`.
-    pub(super) async fn answer(&mut self, id: u64) -> Value {
+    pub async fn answer(&mut self, id: u64) -> Value {
         loop {
             let message = self.message().await;
             if message["id"] == json!(id) {
@@ -228,7 +229,7 @@ impl Socket {
     }
 
     /// Calls and expects a value.
-    pub(super) async fn call(&mut self, method: &str, params: Value) -> Value {
+    pub async fn call(&mut self, method: &str, params: Value) -> Value {
         let id = self.send_call(method, params).await;
         let answer = self.answer(id).await;
         let result = answer["result"].as_object().unwrap();
@@ -237,7 +238,7 @@ impl Socket {
     }
 
     /// Calls and expects an error.
-    pub(super) async fn call_error(&mut self, method: &str, params: Value) -> Value {
+    pub async fn call_error(&mut self, method: &str, params: Value) -> Value {
         let id = self.send_call(method, params).await;
         let answer = self.answer(id).await;
         assert!(answer["result"]["error"].is_object(), "{method}: {answer}");
