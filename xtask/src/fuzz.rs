@@ -16,8 +16,9 @@ use crate::tools;
 /// begins.
 const TARGETS: [&str; 4] = ["agent_client", "edge_input", "edge_socket", "protocol"];
 
-/// Words for the targets whose name begins with that of the file in `fuzz/dictionaries`.
-const DICTIONARY: &str = "edge";
+/// What the names of the targets that need the server begin with; also their dictionary in
+/// `fuzz/dictionaries`, and the feature that they are built with.
+const EDGE: &str = "edge";
 
 /// Where what the compiler makes is, and the platform that has to be named for the flags to be
 /// used for programs only, and not for build scripts.
@@ -41,6 +42,9 @@ pub(crate) struct Arguments {
     /// How long each target runs, all at once.
     #[arg(long, default_value_t = 60)]
     pub(crate) seconds: u32,
+    /// Without the targets that need the whole server, which takes long to build.
+    #[arg(long)]
+    pub(crate) without_edge: bool,
 }
 
 /// Builds the targets and runs them. How many there were.
@@ -50,6 +54,15 @@ pub(crate) fn run(arguments: &Arguments) -> Result<u64> {
         tools::install(&["g++"])?;
     }
     let manifest = root().join("fuzz/Cargo.toml");
+    let targets: Vec<&str> = TARGETS
+        .into_iter()
+        .filter(|name| !arguments.without_edge || !name.starts_with(EDGE))
+        .collect();
+    let features: &[&str] = if arguments.without_edge {
+        &[]
+    } else {
+        &["--features", EDGE]
+    };
     execute(
         cargo()
             .args(["build", "--release", "--locked", "--target", PLATFORM])
@@ -57,17 +70,18 @@ pub(crate) fn run(arguments: &Arguments) -> Result<u64> {
             .arg(target(BUILD))
             .arg("--manifest-path")
             .arg(manifest)
+            .args(features)
             .env("RUSTFLAGS", FLAGS),
     )?;
     let mut running = Vec::new();
-    for name in TARGETS {
+    for &name in &targets {
         let work = target(BUILD).join("work").join(name);
         let corpus = work.join("corpus");
         fs::create_dir_all(&corpus).with_context(|| format!("making {}", corpus.display()))?;
         let temporary = work.join("tmp");
         clear(&temporary)?;
         let seeds = root().join("fuzz/seeds").join(name);
-        let dictionary = root().join("fuzz/dictionaries").join(DICTIONARY);
+        let dictionary = root().join("fuzz/dictionaries").join(EDGE);
         let log = work.join("log");
         let output = fs::File::create(&log).with_context(|| format!("making {}", log.display()))?;
         let child = command(target(BUILD).join(PLATFORM).join("release").join(name))
@@ -76,7 +90,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<u64> {
             .arg(format!("-timeout={INPUT_LIMIT}"))
             .arg(format!("-artifact_prefix={}/", work.display()))
             .arg("-print_final_stats=1")
-            .args(name.starts_with(DICTIONARY).then(|| {
+            .args(name.starts_with(EDGE).then(|| {
                 let mut option = OsString::from("-dict=");
                 option.push(dictionary);
                 option
@@ -113,5 +127,5 @@ pub(crate) fn run(arguments: &Arguments) -> Result<u64> {
     if !failed.is_empty() {
         bail!("an input was found for: {}", failed.join(", "));
     }
-    Ok(TARGETS.len() as u64)
+    Ok(targets.len() as u64)
 }
