@@ -17,6 +17,7 @@ use super::super::reply::{Reject, read_optional_object};
 use super::error::{CallError, RemoteError};
 use super::params::Params;
 use super::session::Session;
+use crate::control::Principal;
 
 /// Issues a name. Python says here already where it is to lead, JavaScript does not.
 pub(super) async fn http(
@@ -27,9 +28,10 @@ pub(super) async fn http(
 ) -> Result<Json<Value>, Reject> {
     let id = sandbox_id(&name)?;
     let target = Fields::from(read_optional_object(body).await?).optional_exposure_target()?;
-    let target = target
-        .map(|target| resolve(&edge, id, target))
-        .transpose()?;
+    let target = match target {
+        Some(target) => Some(resolve(&edge, &who, id, target).await?),
+        None => None,
+    };
     let exposure = edge.control.expose(&who, id, target).await?;
     Ok(Json(json!({ "domain": exposure.domain })))
 }
@@ -42,36 +44,37 @@ pub(super) async fn bind(session: &Arc<Session>, mut params: Params) -> Result<V
     let Session {
         edge, who, sandbox, ..
     } = &**session;
-    let target = exposure_target(port, pid)
-        .and_then(|target| {
-            let missing = || ApiError::invalid_field("port", "missing", "a port or a pid");
-            resolve(edge, *sandbox, target.ok_or_else(missing)?)
-        })
-        .map_err(|error| remote(&error))?;
+    let target = exposure_target(port, pid).and_then(|target| {
+        target.ok_or_else(|| ApiError::invalid_field("port", "missing", "a port or a pid"))
+    });
+    let target = target.map_err(|error| remote(&error))?;
+    let target = resolve(edge, who, *sandbox, target).await;
+    let target = target.map_err(|error| remote(&error))?;
     let bound = edge.control.bind(who, *sandbox, &domain, target).await;
     bound.map_err(|error| remote(&error))?;
     Ok(Value::Null)
 }
 
 /// Finds the HTTP server of a process. Only Deno programs that the SDK started have one that can
-/// be found.
-pub(in crate::edge) fn resolve(
+/// be found, and only their owner learns whether they have.
+pub(in crate::edge) async fn resolve(
     edge: &Edge,
+    who: &Principal,
     sandbox: SandboxId,
     target: WantedTarget,
 ) -> Result<ExposureTarget, ApiError> {
     match target {
         WantedTarget::Port(port) => Ok(ExposureTarget::Port(port)),
-        WantedTarget::Process(pid) => edge
-            .programs
-            .of(sandbox)
-            .http_socket(pid)
-            .map(|socket| ExposureTarget::Process { pid, socket })
-            .ok_or_else(|| {
+        WantedTarget::Process(pid) => {
+            edge.control.agent(who, sandbox).await?;
+            let socket = edge.programs.of(sandbox).http_socket(pid);
+            let socket = socket.ok_or_else(|| {
                 let message = format!("process {pid} of sandbox {sandbox} has no HTTP server");
                 ApiError::new(ErrorCode::NotListening, message)
                     .with_hint("Only programs of `deno.run` have one; expose others by their port.")
-            }),
+            })?;
+            Ok(ExposureTarget::Process { pid, socket })
+        }
     }
 }
 

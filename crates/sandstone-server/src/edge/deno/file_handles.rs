@@ -102,7 +102,7 @@ async fn open_file(
 /// The turn of a call, when it has come. Without one the client named no open file.
 async fn turn(turn: Option<Turn>) -> Result<Turn, CallError> {
     let turn = turn.ok_or_else(not_open)?;
-    turn.come().await;
+    turn.come().await?;
     Ok(turn)
 }
 
@@ -183,7 +183,7 @@ pub(super) async fn close(
     let Some(turn) = &closing.1 else {
         return Err(not_open().into());
     };
-    turn.come().await;
+    turn.come().await?;
     let request = Request::Close {
         handles: vec![turn.file.handle],
     };

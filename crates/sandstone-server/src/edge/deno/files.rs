@@ -7,13 +7,16 @@ use bytes::Bytes;
 use jiff::Timestamp;
 use sandstone_node_api::{AgentError, OutboundStream, StreamError};
 use sandstone_protocol::message::{Answer, FileKind, Metadata, Request, WriteOptions};
+use serde::Serialize;
+use serde_json::value::to_raw_value;
 use serde_json::{Value, json};
+use tokio::task::spawn_blocking;
 
 use super::config::BASE64;
 use super::error::{CallError, RemoteError};
 use super::memory::Held;
 use super::params::Params;
-use super::rpc::unexpected;
+use super::rpc::{Done, unexpected};
 use super::session::Session;
 use super::uploads::{Purpose, UploadError, UploadReader};
 
@@ -69,6 +72,10 @@ async fn read_bytes(
                 Ok(other) => return Err(unexpected(&other)),
                 Err(error) => return Err(RemoteError::from_agent(error, operation).into()),
             },
+            () = large.overdue() => {
+                let why = format!("it does not come: {operation}");
+                return Err(RemoteError::new("TimedOut", why).with_code("ETIMEDOUT").into());
+            }
             chunk = stream.next() => match chunk {
                 Some(Ok(chunk)) if bytes.len() + chunk.len() > limit => {
                     return Err(RemoteError::too_long(session.client.message_max_bytes()).into());
@@ -206,22 +213,46 @@ pub(super) fn unknown_stream(id: u64) -> RemoteError {
     .with_code("EBADF")
 }
 
-pub(super) async fn read_dir(session: &Session, mut params: Params) -> Result<Value, CallError> {
+/// An entry of a directory as the clients know it.
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Entry<'a> {
+    name: &'a str,
+    is_file: bool,
+    is_directory: bool,
+    is_symlink: bool,
+}
+
+/// What the text of an [`Entry`] takes beside its name, bytes.
+const ENTRY_TEXT_BYTES: usize = 80;
+
+pub(super) async fn read_dir(session: &Session, mut params: Params) -> Result<Done, CallError> {
     let path = params.text("path")?;
     let operation = format!("readdir '{path}'");
-    match session.call(Request::ReadDir { path }, &operation).await? {
-        Answer::Entries(entries) => Ok(entries
-            .into_iter()
-            .map(|entry| {
-                json!({
-                    "name": entry.name,
-                    "isFile": entry.kind == FileKind::File,
-                    "isDirectory": entry.kind == FileKind::Directory,
-                    "isSymlink": entry.kind == FileKind::Symlink,
-                })
-            })
-            .collect()),
-        other => Err(unexpected(&other)),
+    let entries = match session.call(Request::ReadDir { path }, &operation).await? {
+        Answer::Entries(entries) => entries,
+        other => return Err(unexpected(&other)),
+    };
+    let bytes = entries.iter().map(|entry| entry.name.len()).sum::<usize>()
+        + ENTRY_TEXT_BYTES * entries.len();
+    let mut held = Held::default();
+    held.admit(session, bytes, &operation).await?;
+    let write = move || {
+        let entries = entries.iter().map(|entry| Entry {
+            name: &entry.name,
+            is_file: entry.kind == FileKind::File,
+            is_directory: entry.kind == FileKind::Directory,
+            is_symlink: entry.kind == FileKind::Symlink,
+        });
+        to_raw_value(&entries.collect::<Vec<_>>()).ok()
+    };
+    let text = match held.is_large() {
+        true => spawn_blocking(write).await.ok().flatten(),
+        false => write(),
+    };
+    match text {
+        Some(text) => Ok(Done::json(text, held)),
+        None => Err(RemoteError::new("Error", format!("cannot tell it: {operation}")).into()),
     }
 }
 

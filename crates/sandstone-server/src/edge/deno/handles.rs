@@ -14,13 +14,17 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use sandstone_node_api::AgentClient;
 use sandstone_protocol::message::{HANDLE_BYTES_MAX, HandleId, Request};
 use serde_json::Value;
-use tokio::sync::Semaphore;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio_util::sync::CancellationToken;
 
 use super::error::RemoteError;
 
 /// Open files of one session. JavaScript's `download` opens every file of a tree and closes none.
 const FILES_MAX: usize = 4096;
+
+/// Calls on open files of one session that have not been carried out, also those that the client
+/// has given up: they keep their place in the order.
+const TURNS_MAX: usize = 20_000;
 
 /// Bytes that reads and writes of one session have under way together.
 const ROOM_BYTES: usize = 8 << 20;
@@ -29,6 +33,8 @@ const ROOM_BYTES: usize = 8 << 20;
 #[derive(Debug)]
 pub(super) struct Handles {
     table: Mutex<Table>,
+    /// Places for turns.
+    turns: Arc<Semaphore>,
     /// Room for the bytes of reads and writes.
     pub(super) room: Arc<Semaphore>,
 }
@@ -63,6 +69,19 @@ pub(super) struct Turn {
     pub(super) file: Arc<OpenFile>,
     before: CancellationToken,
     over: CancellationToken,
+    place: Place,
+}
+
+/// A turn's place among all of the session.
+#[derive(Debug)]
+enum Place {
+    Taken {
+        _permit: OwnedSemaphorePermit,
+    },
+    /// A close always has one: without it the file would stay open.
+    NotNeeded,
+    /// There is none, and the call is refused.
+    Refused,
 }
 
 /// A file that is being opened. Dropping it without [`Opening::done`] closes it.
@@ -81,6 +100,7 @@ impl Default for Handles {
         const _: () = assert!(HANDLE_BYTES_MAX <= ROOM_BYTES);
         Self {
             table: Mutex::default(),
+            turns: Arc::new(Semaphore::new(TURNS_MAX)),
             room: Arc::new(Semaphore::new(ROOM_BYTES)),
         }
     }
@@ -143,6 +163,20 @@ impl Handles {
             self.lock().files.get(&id)?.clone()
         };
         let over = CancellationToken::new();
+        let place = match self.turns.clone().try_acquire_owned() {
+            _ if method == "fileClose" => Place::NotNeeded,
+            Ok(permit) => Place::Taken { _permit: permit },
+            Err(_) => {
+                let before = over.clone();
+                before.cancel();
+                return Some(Turn {
+                    file,
+                    before,
+                    over,
+                    place: Place::Refused,
+                });
+            }
+        };
         let before = std::mem::replace(
             &mut *file
                 .last_turn
@@ -150,7 +184,12 @@ impl Handles {
                 .unwrap_or_else(PoisonError::into_inner),
             over.clone(),
         );
-        Some(Turn { file, before, over })
+        Some(Turn {
+            file,
+            before,
+            over,
+            place,
+        })
     }
 
     /// Closes all files: the session is over.
@@ -203,8 +242,16 @@ impl Drop for Opening<'_> {
 
 impl Turn {
     /// Waits until all calls before this one are over.
-    pub(super) async fn come(&self) {
+    ///
+    /// # Errors
+    /// When too many wait.
+    pub(super) async fn come(&self) -> Result<(), RemoteError> {
+        if matches!(self.place, Place::Refused) {
+            let why = format!("{TURNS_MAX} calls on open files are waiting on this connection");
+            return Err(RemoteError::new("Error", why).with_code("EAGAIN"));
+        }
         self.before.cancelled().await;
+        Ok(())
     }
 }
 
@@ -216,9 +263,11 @@ impl Drop for Turn {
         }
         // Given up before its time: the next still waits for those before.
         let (before, over) = (self.before.clone(), self.over.clone());
+        let place = std::mem::replace(&mut self.place, Place::NotNeeded);
         tokio::spawn(async move {
             before.cancelled().await;
             over.cancel();
+            drop(place);
         });
     }
 }
@@ -249,7 +298,7 @@ mod tests {
         let queue = |method| handles.queue(method, Some(&params));
         assert!(queue("open").is_none());
         let [first, second, third] = [(); 3].map(|()| queue("fileRead").unwrap());
-        first.come().await;
+        first.come().await.unwrap();
         assert!(second.come().now_or_never().is_none());
         drop(second);
         tokio::task::yield_now().await;
@@ -258,12 +307,34 @@ mod tests {
             "the first is not over"
         );
         drop(first);
-        third.come().await;
+        third.come().await.unwrap();
         let last = queue("fileClose").unwrap();
         assert!(third.file.closing.is_cancelled());
         assert!(queue("fileRead").is_none(), "no call comes after the close");
         assert!(last.come().now_or_never().is_none());
         drop(third);
-        last.come().await;
+        last.come().await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn calls_that_were_given_up_count_until_their_turn() {
+        let handles = Handles::default();
+        handles.lock().files.insert(1, file());
+        let params = json!({"fileHandleId": 1});
+        let queue = |method| handles.queue(method, Some(&params)).unwrap();
+        let first = queue("fileRead");
+        for _ in 1..TURNS_MAX {
+            drop(queue("fileRead"));
+        }
+        let refused = queue("fileRead").come().await;
+        assert!(refused.is_err(), "tasks without bound");
+        // It is not in the order, and a close has its place.
+        let close = queue("fileClose");
+        drop(first);
+        close.come().await.unwrap();
+        drop(close);
+        while handles.turns.available_permits() < TURNS_MAX {
+            tokio::task::yield_now().await;
+        }
     }
 }

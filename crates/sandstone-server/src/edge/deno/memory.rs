@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
-use tokio::time::timeout;
+use tokio::time::{Instant, sleep_until, timeout};
 
 use super::error::{CallError, RemoteError};
 use super::session::Session;
@@ -29,6 +29,10 @@ const HUGE_MAX: usize = 4;
 /// they take theirs.
 const PATIENCE: Duration = Duration::from_secs(30);
 
+/// How long it may take to fill the memory of a huge answer: what is in a sandbox comes much
+/// faster, and the right is one of few.
+pub(super) const FILL_LIMIT: Duration = Duration::from_secs(60);
+
 /// The rights of one connection.
 #[derive(Debug, Clone)]
 pub(super) struct LargeRights(Arc<Semaphore>);
@@ -39,7 +43,11 @@ pub(in crate::edge) struct HugeRights(Arc<Semaphore>);
 
 /// What one answer holds, until it is dropped.
 #[derive(Debug, Default)]
-pub(super) struct Held(Vec<OwnedSemaphorePermit>);
+pub(super) struct Held {
+    rights: Vec<OwnedSemaphorePermit>,
+    /// When the memory of a huge answer must be filled.
+    filled_by: Option<Instant>,
+}
 
 impl Default for LargeRights {
     fn default() -> Self {
@@ -62,11 +70,11 @@ impl Held {
         bytes: usize,
         operation: &str,
     ) -> Result<(), CallError> {
-        if self.0.is_empty() && bytes > LARGE_BYTES {
+        if self.rights.is_empty() && bytes > LARGE_BYTES {
             let right = session.large_rights.0.clone().acquire_owned().await;
-            self.0.extend(right.ok());
+            self.rights.extend(right.ok());
         }
-        if self.0.len() == 1 && bytes > HUGE_BYTES {
+        if self.rights.len() == 1 && bytes > HUGE_BYTES {
             let right = session.edge.huge_rights.0.clone().acquire_owned();
             let Ok(right) = timeout(PATIENCE, right).await else {
                 let why = format!(
@@ -77,19 +85,50 @@ impl Held {
                     .with_code("EAGAIN")
                     .into());
             };
-            self.0.extend(right.ok());
+            self.rights.extend(right.ok());
+            self.filled_by = Some(Instant::now() + FILL_LIMIT);
         }
         Ok(())
     }
 
+    /// Returns when what is held for a huge answer should have been used.
+    pub(super) async fn overdue(&self) {
+        match self.filled_by {
+            Some(instant) => sleep_until(instant).await,
+            None => std::future::pending().await,
+        }
+    }
+
     /// Whether the answer is large: making its text is work for a thread of its own.
     pub(super) fn is_large(&self) -> bool {
-        !self.0.is_empty()
+        !self.rights.is_empty()
     }
 }
 
 impl From<Option<OwnedSemaphorePermit>> for Held {
     fn from(right: Option<OwnedSemaphorePermit>) -> Self {
-        Self(right.into_iter().collect())
+        Self {
+            rights: right.into_iter().collect(),
+            filled_by: None,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn only_a_huge_answer_is_overdue() {
+        let large = Held::default();
+        let day = Duration::from_secs(24 * 60 * 60);
+        assert!(timeout(day, large.overdue()).await.is_err());
+        let huge = Held {
+            filled_by: Some(Instant::now() + FILL_LIMIT),
+            ..Held::default()
+        };
+        let begun = Instant::now();
+        huge.overdue().await;
+        assert_eq!(begun.elapsed(), FILL_LIMIT);
     }
 }

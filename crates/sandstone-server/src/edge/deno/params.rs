@@ -11,6 +11,9 @@ use super::super::input::whole_number;
 use super::config::BASE64;
 use super::error::CallError;
 
+/// Longest reason of a failed stream that is kept, bytes.
+const REASON_MAX_BYTES: usize = 4 << 10;
+
 /// One thing that is wrong with the parameters.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Issue {
@@ -313,7 +316,11 @@ impl Params {
             },
             _ => None,
         };
-        text.unwrap_or_else(|| "no reason given".to_owned())
+        let mut text = text.unwrap_or_else(|| "no reason given".to_owned());
+        // It is kept until the stream is used, which may never be.
+        text.truncate(text.floor_char_boundary(REASON_MAX_BYTES));
+        text.shrink_to_fit();
+        text
     }
 
     fn nested_issue(&self, key: &str, inner: String, received: &'static str) -> CallError {
@@ -507,5 +514,17 @@ mod tests {
         let mut given = params(json!({"content": "aGk", "bad": "%"}));
         assert_eq!(given.optional_bytes("content").unwrap().unwrap(), b"hi");
         assert!(given.optional_bytes("bad").is_err());
+    }
+
+    #[test]
+    fn a_long_reason_is_cut() {
+        for long in [
+            json!({"error": "é".repeat(100_000)}),
+            json!({"error": {"message": "é".repeat(100_000)}}),
+        ] {
+            let reason = Params::new(Some(long)).unwrap().reason("error");
+            assert_eq!(reason.len(), REASON_MAX_BYTES);
+            assert!(reason.capacity() < 2 * REASON_MAX_BYTES);
+        }
     }
 }

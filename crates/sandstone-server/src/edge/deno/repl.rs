@@ -17,10 +17,12 @@ use serde_json::value::RawValue;
 use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::sync::Mutex;
+use tokio::task::spawn_blocking;
+use tokio::time::timeout;
 
 use super::deno_processes::{DENO, Home};
 use super::error::{CallError, RemoteError, Thrown};
-use super::memory::Held;
+use super::memory::{self, Held};
 use super::params::Params;
 use super::processes::Launch;
 use super::programs::DenoProcess;
@@ -30,6 +32,9 @@ use super::session::Session;
 /// Longest message that is taken from a REPL, bytes: a value with all that is in it. Above what a
 /// client takes.
 const MESSAGE_MAX_BYTES: usize = 64 << 20;
+
+/// From this many bytes on a message is read on a thread of its own.
+const APART_BYTES: usize = 1 << 20;
 
 /// Longest text of a thrown error that is passed on, bytes.
 const THROWN_MAX_BYTES: usize = 64 << 10;
@@ -82,11 +87,26 @@ struct Conversation {
     is_broken: bool,
 }
 
+/// An answer as it comes. Whatever else is in it is passed over without being built: the program
+/// that answers may be any.
 #[derive(Deserialize)]
-#[serde(tag = "type")]
+struct Message {
+    #[serde(rename = "type")]
+    kind: Kind,
+    output: Option<String>,
+    error: Option<String>,
+}
+
+#[derive(Deserialize)]
+enum Kind {
+    RunSuccess,
+    RunFailure,
+    Error,
+}
+
 enum Answer {
     RunSuccess { output: Option<String> },
-    RunFailure {},
+    RunFailure,
     Error { error: String },
 }
 
@@ -237,11 +257,12 @@ impl Evaluation<'_> {
         }
         match self.run(code).await? {
             Answer::RunSuccess { .. } => match self.report(VALUE).await? {
-                Some(json) => RawValue::from_string(json)
-                    .map_err(|_| Failure::Broken("the REPL gave a value that is no JSON")),
+                Some(json) => apart(json.len(), move || RawValue::from_string(json).ok())
+                    .await
+                    .ok_or(Failure::Broken("the REPL gave a value that is no JSON")),
                 None => Err(self.thrown().await?),
             },
-            Answer::RunFailure {} => Err(self.thrown().await?),
+            Answer::RunFailure => Err(self.thrown().await?),
             Answer::Error { error } => Err(Failure::Thrown(Box::new(of_no_program(&error)))),
         }
     }
@@ -255,7 +276,7 @@ impl Evaluation<'_> {
         self.receive().await?;
         match report? {
             Answer::RunSuccess { output } => Ok(output),
-            Answer::RunFailure {} => Ok(None),
+            Answer::RunFailure => Ok(None),
             Answer::Error { .. } => Err(Failure::Broken("the REPL does not know its own words")),
         }
     }
@@ -308,12 +329,40 @@ impl Evaluation<'_> {
         }
         let mut message = Vec::new();
         // Grows as bytes come: the length alone costs nothing.
-        let read = socket.read_to_end(&mut message).await?;
-        if read < length {
+        let read = timeout(memory::FILL_LIMIT, socket.read_to_end(&mut message)).await;
+        let read = read.map_err(|_| Failure::Broken("the REPL does not finish its answer"))?;
+        if read? < length {
             return Err(Failure::Broken("the REPL has exited"));
         }
-        serde_json::from_slice(&message)
-            .map_err(|_| Failure::Broken("the REPL gave an answer that is none"))
+        apart(length, move || Answer::read(&message))
+            .await
+            .ok_or(Failure::Broken("the REPL gave an answer that is none"))
+    }
+}
+
+/// Works on so many bytes, on a thread of its own if they are many. Nothing when that panics.
+async fn apart<T: Send + 'static>(
+    bytes: usize,
+    work: impl FnOnce() -> Option<T> + Send + 'static,
+) -> Option<T> {
+    if bytes < APART_BYTES {
+        return work();
+    }
+    spawn_blocking(work).await.ok().flatten()
+}
+
+impl Answer {
+    fn read(message: &[u8]) -> Option<Self> {
+        let message: Message = serde_json::from_slice(message).ok()?;
+        Some(match message.kind {
+            Kind::RunSuccess => Self::RunSuccess {
+                output: message.output,
+            },
+            Kind::RunFailure => Self::RunFailure,
+            Kind::Error => Self::Error {
+                error: message.error?,
+            },
+        })
     }
 }
 
@@ -357,7 +406,7 @@ pub(super) async fn close(session: &Session, mut params: Params) -> Result<Value
             conversation.is_broken = true;
             let _ = conversation.socket.shutdown().await;
             let exited = process.exited.cancelled();
-            tokio::time::timeout(CLOSE_LIMIT, exited).await.is_ok()
+            timeout(CLOSE_LIMIT, exited).await.is_ok()
         }
         Err(_) => false,
     };
@@ -396,7 +445,7 @@ mod tests {
 
     #[test]
     fn answers_are_read() {
-        let read = |text| serde_json::from_str::<Answer>(text).ok();
+        let read = |text: &str| Answer::read(text.as_bytes());
         let success = read(r#"{"type":"RunSuccess","output":"1"}"#);
         assert!(matches!(
             success,
@@ -405,7 +454,7 @@ mod tests {
         let nothing = read(r#"{"type":"RunSuccess","output":null}"#);
         assert!(matches!(nothing, Some(Answer::RunSuccess { output: None })));
         let failure = read(r#"{"type":"RunFailure","text":"Uncaught"}"#);
-        assert!(matches!(failure, Some(Answer::RunFailure {})));
+        assert!(matches!(failure, Some(Answer::RunFailure)));
         assert!(read(r#"{"type":"Else"}"#).is_none());
     }
 }

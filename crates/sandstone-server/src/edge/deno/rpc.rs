@@ -252,7 +252,7 @@ async fn dispatch(
         }
         "writeFile" => files::write(session, params).await?,
         "writeTextFile" => files::write_text(session, params).await?,
-        "readDir" => files::read_dir(session, params).await?,
+        "readDir" => return files::read_dir(session, params).await,
         "mkdir" => files::make_dir(session, params).await?,
         "remove" => files::remove(session, params).await?,
         "stat" => files::stat(session, params, true).await?,

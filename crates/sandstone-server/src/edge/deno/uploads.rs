@@ -190,9 +190,16 @@ impl Uploads {
         })
     }
 
-    /// The connection has ended.
+    /// The connection has ended: nothing of what waits is wanted any more. Who uses a stream may
+    /// outlive the connection.
     pub(super) fn close(&self) {
-        for upload in self.lock().values() {
+        for upload in std::mem::take(&mut *self.lock()).into_values() {
+            let waiting = {
+                let mut state = upload.lock();
+                state.chunks = VecDeque::new();
+                std::mem::take(&mut state.waiting)
+            };
+            self.0.waiting.fetch_sub(waiting, Ordering::Relaxed);
             upload.finish(Err(UploadError::Closed));
         }
     }
@@ -417,5 +424,24 @@ mod tests {
             two.next().await,
             Some(Err(UploadError::Client("source failed".to_owned())))
         );
+    }
+
+    #[tokio::test]
+    async fn a_closed_connection_keeps_no_bytes() {
+        let (outbox, _queue) = Outbox::new();
+        let uploads = Uploads::new(outbox);
+        uploads.start(1);
+        uploads.start(2);
+        let mut reader = uploads.claim(2, Purpose::File).unwrap();
+        let [unused, used] = [b"unused", b"used!!"].map(|bytes| Bytes::from(bytes.to_vec()));
+        uploads.push(1, unused.clone()).await;
+        uploads.push(2, used.clone()).await;
+        assert!(!unused.is_unique() && !used.is_unique());
+        uploads.close();
+        assert!(unused.is_unique() && used.is_unique());
+        assert_eq!(uploads.0.waiting.load(Ordering::Relaxed), 0);
+        assert_eq!(reader.next().await, Some(Err(UploadError::Closed)));
+        drop(reader);
+        assert_eq!(uploads.0.waiting.load(Ordering::Relaxed), 0);
     }
 }

@@ -64,7 +64,7 @@ async fn expose(
     let target = Fields::from(read_optional_object(body).await?).optional_exposure_target()?;
     let target = target
         .ok_or_else(|| ApiError::invalid_field("port", "missing", "a port between 1 and 65535"))?;
-    let target = deno::resolve_target(&edge, id, target)?;
+    let target = deno::resolve_target(&edge, &who, id, target).await?;
     Ok(Json(edge.control.expose(&who, id, Some(target)).await?))
 }
 

@@ -245,6 +245,16 @@ async fn what_cannot_be_reached_says_why() {
     let bind = json!({"domain": domain, "pid": 4_000_000});
     let error = socket.call_error("exposeHttp", bind).await;
     assert_eq!(error["code"], "NOT_LISTENING", "{error}");
+    // What runs in a sandbox is told to its owner only.
+    let missing = "sbx_ord_0at5nn58e77rtd11e3k3";
+    for path in [
+        format!("/api/v3/sandbox/{missing}/expose/http"),
+        format!("/v1/sandboxes/{missing}/exposures"),
+    ] {
+        let answer = harness.rest("POST", &path, Some(json!({"pid": 1}))).await;
+        assert_eq!(answer.status, 404, "{path} {}", answer.body);
+        assert_eq!(answer.json()["code"], "SANDBOX_NOT_FOUND");
+    }
     let unknown = format!("{}.sandbox.localhost", "a".repeat(24));
     harness.failing(&unknown, (404, "DOMAIN_NOT_FOUND")).await;
     socket.close().await;
