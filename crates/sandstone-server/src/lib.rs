@@ -5,6 +5,7 @@
 //! dialects and decides nothing, and so do [`ssh`] and [`ingress`]. None links storage or runtime:
 //! both are behind the node's promises.
 
+mod accept;
 pub mod control;
 pub mod edge;
 #[cfg(test)]

@@ -3,13 +3,14 @@
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use anyhow::{Context, bail};
 use clap::Args;
 use sandstone_authority::Authority;
 use sandstone_core::Clock;
 use sandstone_server::control::ExposedAt;
-use sandstone_server::ingress::{CertificateSource, Ingress};
+use sandstone_server::ingress::{CertificateSource, Ingress, Limits};
 use tokio::net::TcpListener;
 
 use crate::data_dir::DataDir;
@@ -99,14 +100,16 @@ pub(crate) struct Exposing {
 }
 
 impl ExposeArguments {
-    /// Listens and gets a certificate; nothing when exposing is switched off.
+    /// Listens and gets a certificate; nothing when exposing is switched off. A client may take
+    /// nothing of what is sent to it for `stall`.
     pub(crate) async fn open(
         &self,
         data: &DataDir,
         clock: Arc<dyn Clock>,
+        stall: Duration,
     ) -> anyhow::Result<Option<Exposing>> {
-        let answer_limit = self.answer_limit.duration();
-        if answer_limit.is_zero() {
+        let answer = self.answer_limit.duration();
+        if answer.is_zero() {
             bail!("--answer-limit must be longer than nothing");
         }
         let chosen = self.expose_listen;
@@ -123,7 +126,8 @@ impl ExposeArguments {
             (None, None) => own_authority(data, &self.base_domain, clock)?,
             _ => bail!("--tls-cert and --tls-key belong together"),
         };
-        let ingress = Ingress::new(source, answer_limit).context("cannot get a certificate")?;
+        let ingress =
+            Ingress::new(source, Limits { answer, stall }).context("cannot get a certificate")?;
         data.write(ADDRESS_FILE, &format!("{address}\n"), 0o644)?;
         let at = ExposedAt {
             base_domain: self.base_domain.clone(),

@@ -16,6 +16,7 @@ mod duration;
 mod expose;
 mod image;
 mod listen;
+mod open_files;
 mod output;
 mod serve;
 mod ssh;

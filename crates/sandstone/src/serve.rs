@@ -29,6 +29,7 @@ use crate::data_dir::DataDir;
 use crate::duration::Humane;
 use crate::expose::{ExposeArguments, Exposing};
 use crate::image::DEFAULT_IMAGE_CACHE;
+use crate::open_files;
 use crate::ssh::{self, SshArguments};
 
 /// What is logged by default. russh repeats what strangers send it.
@@ -87,7 +88,7 @@ pub(crate) struct ServeArguments {
     /// Processes and threads that one sandbox can have.
     #[arg(long, env = "SANDSTONE_PIDS_MAX", default_value_t = 4096)]
     pids_max: u32,
-    /// Files that one process in a sandbox can have open, as far as the server's own limit goes.
+    /// Files that one process in a sandbox can have open, as far as the server's hard limit goes.
     #[arg(long, env = "SANDSTONE_OPEN_FILES", default_value_t = 65_536)]
     open_files: u32,
     /// Least memory of a sandbox.
@@ -118,7 +119,8 @@ pub(crate) struct ServeArguments {
     /// 127.0.0.1:{port} and show the directory {path}.
     #[arg(long, env = "SANDSTONE_EDITOR", value_name = "COMMAND")]
     editor: Option<String>,
-    /// How long a client may take nothing of what a sandbox sends before it is disconnected.
+    /// How long a client may take nothing of what a sandbox sends before it is disconnected, that of
+    /// an exposed server included.
     #[arg(long, default_value = "60s", hide = true)]
     stall_limit: Humane,
     /// How often what was deleted long enough ago is removed.
@@ -155,6 +157,8 @@ pub(crate) fn run(arguments: ServeArguments) -> anyhow::Result<()> {
     if !rustix::process::geteuid().is_root() {
         bail!("sandstone serve must run as root: it mounts file systems and makes namespaces");
     }
+    // Before egress takes its share of them.
+    open_files::raise_limit();
     // A sandbox's first process becomes ours when its shim ends, so that we can reap it.
     rustix::process::set_child_subreaper(Some(rustix::process::getpid()))
         .context("cannot become the reaper of sandboxes")?;
@@ -195,7 +199,10 @@ async fn serve(arguments: ServeArguments) -> anyhow::Result<()> {
         .with_context(|| format!("cannot listen on {}", arguments.listen))?;
     let address = listener.local_addr()?;
     let ssh = ssh::listen(&arguments.ssh, &data, &*entropy).await?;
-    let exposing = arguments.expose.open(&data, clock.clone()).await?;
+    let exposing = arguments
+        .expose
+        .open(&data, clock.clone(), arguments.stall_limit.duration())
+        .await?;
     let reload = exposing.as_ref().map(|exposing| exposing.ingress.reload());
     let reloading = tokio::spawn(reload_on(hangups, reload));
     config.exposed_at = exposing.as_ref().map(|exposing| exposing.at.clone());
@@ -269,7 +276,7 @@ async fn serve(arguments: ServeArguments) -> anyhow::Result<()> {
     tracing::info!("stopping: ending sandboxes and flushing volumes");
     control.stop_all(StopReason::ServerStopped).await;
     stop.cancel();
-    edge.await?.context("the listener failed")?;
+    edge.await?;
     if let Some(ssh) = ssh {
         ssh.await?;
     }

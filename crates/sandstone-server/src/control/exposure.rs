@@ -67,7 +67,14 @@ pub struct Exposed {
     what: String,
 }
 
+/// What is said of it goes to anybody who knows the name, so it is called by its name there.
 impl Exposed {
+    /// The name, as the client wrote it.
+    #[must_use]
+    pub fn host(&self) -> &str {
+        &self.host
+    }
+
     /// The sandbox that has the server.
     #[must_use]
     pub const fn sandbox(&self) -> SandboxId {
@@ -247,8 +254,14 @@ fn is_late(failure: &Failure) -> bool {
 }
 
 fn stuck(exposed: &Exposed) -> ApiError {
-    let Exposed { sandbox, what, .. } = exposed;
-    let message = format!("{what} in sandbox {sandbox} did not accept a connection in time");
+    let Exposed {
+        host,
+        sandbox,
+        what,
+        ..
+    } = exposed;
+    tracing::debug!(%sandbox, what, "an exposed server did not accept a connection in time");
+    let message = format!("{what} behind `{host}` did not accept a connection in time");
     ApiError::new(ErrorCode::TimedOut, message)
         .with_hint("Something listens there, and is too busy to accept: look at what it is doing.")
 }
@@ -306,5 +319,18 @@ mod tests {
         ] {
             assert_eq!(at.name(&wrong), None, "{wrong}");
         }
+    }
+
+    #[test]
+    fn a_server_that_is_stuck_is_called_by_its_name() {
+        let exposed = Exposed {
+            host: "name.sandbox.localhost".to_owned(),
+            sandbox: "sbx_ord_1at5nn58e77rtd11e3k3".parse().unwrap(),
+            target: DialTarget::Port(8000),
+            what: "port 8000".to_owned(),
+        };
+        let message = stuck(&exposed).message;
+        assert!(message.contains(&exposed.host), "{message}");
+        assert!(!message.contains("sbx_"), "{message}");
     }
 }

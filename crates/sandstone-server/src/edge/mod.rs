@@ -18,6 +18,7 @@ mod kill;
 mod own;
 mod query;
 mod reply;
+mod serve;
 mod ssh;
 #[cfg(any(test, feature = "stand-ins"))]
 pub mod stand_ins;
@@ -25,8 +26,6 @@ pub mod stand_ins;
 mod tests;
 mod trace;
 
-use std::future::IntoFuture;
-use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -34,21 +33,16 @@ use axum::extract::State;
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
-use axum::serve::ListenerExt;
 use axum::{Router, middleware};
 use sandstone_api::{ApiError, ErrorCode, SandboxId};
 use sandstone_core::{CONNECTIONS_MAX, CONNECTIONS_PER_SANDBOX_MAX, Clock, Entropy};
 use sandstone_node_api::Readiness;
-use tokio::net::TcpListener;
-use tokio_util::sync::CancellationToken;
 
 use crate::control::ControlPlane;
 use crate::places::Places;
 use crate::ssh::SshEndpoint;
 use reply::Reject;
-
-/// How long [`serve`] waits for requests that are being answered when it is told to end.
-const DRAIN_LIMIT: Duration = Duration::from_secs(10);
+pub use serve::serve;
 
 /// What the edge is handed.
 #[derive(Debug, Clone)]
@@ -108,37 +102,6 @@ pub fn router(control: Arc<ControlPlane>, config: EdgeConfig) -> Router {
         .method_not_allowed_fallback(no_such_method)
         .layer(middleware::from_fn_with_state(edge.clone(), trace::layer))
         .with_state(edge)
-}
-
-/// Serves `router` on `listener` until `shutdown`, then waits a bounded time for the requests
-/// being answered. WebSockets are not waited for: each ends when its sandbox does.
-///
-/// # Errors
-/// When the listener fails for good.
-pub async fn serve(
-    listener: TcpListener,
-    router: Router,
-    shutdown: CancellationToken,
-) -> io::Result<()> {
-    // Answers are small and clients wait for each: Nagle's algorithm would only delay them.
-    let listener = listener.tap_io(|stream| {
-        if let Err(error) = stream.set_nodelay(true) {
-            tracing::debug!(%error, "cannot set TCP_NODELAY");
-        }
-    });
-    let serving = axum::serve(listener, router)
-        .with_graceful_shutdown(shutdown.clone().cancelled_owned())
-        .into_future();
-    tokio::select! {
-        outcome = serving => outcome,
-        () = async {
-            shutdown.cancelled().await;
-            tokio::time::sleep(DRAIN_LIMIT).await;
-        } => {
-            tracing::warn!("gave up waiting for requests that are still being answered");
-            Ok(())
-        }
-    }
 }
 
 async fn healthz(State(edge): State<Arc<Edge>>) -> Response {

@@ -1,28 +1,35 @@
 //! Accepting connections, so many at once, and their TLS handshakes.
 
-use std::net::{IpAddr, SocketAddr};
+use std::io;
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use rustix::net::sockopt;
 use rustls::ServerConfig;
 use rustls::crypto::ring;
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
-use tokio::time::{interval, sleep, timeout};
+use tokio::sync::Semaphore;
+use tokio::time::{interval, timeout};
 use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use super::Limits;
 use super::certificates::{Certificates, REFRESH_EVERY};
 use super::connection::{self, Guest};
 use super::room::{CONNECTIONS_MAX, Room};
+use crate::accept::accept_into;
 use crate::control::ControlPlane;
 
 /// How long a client may take for its handshake.
 const HANDSHAKE_LIMIT: Duration = Duration::from_secs(10);
 
-/// How long to wait when there are no file descriptors left.
-const ACCEPT_AGAIN: Duration = Duration::from_millis(100);
+/// How long a client may say nothing before it is asked whether it is there, how often, and how many
+/// of these questions it may leave unanswered: a phone that sleeps for two minutes is not cut.
+const KEEPALIVE_AFTER: Duration = Duration::from_secs(60);
+const KEEPALIVE_EVERY: Duration = Duration::from_secs(30);
+const KEEPALIVE_MAX: u32 = 4;
 
 /// How long requests that are being answered are waited for at the end. Their sandboxes have
 /// ended by then.
@@ -32,7 +39,7 @@ pub(super) async fn serve(
     listener: TcpListener,
     certificates: Arc<Certificates>,
     control: Arc<ControlPlane>,
-    answer_limit: Duration,
+    limits: Limits,
     shutdown: CancellationToken,
 ) -> Result<(), rustls::Error> {
     let acceptor = TlsAcceptor::from(Arc::new(tls(certificates.clone())?));
@@ -48,7 +55,7 @@ pub(super) async fn serve(
                 tasks.spawn_blocking(move || certificates.refresh());
                 continue;
             }
-            accepted = accept(&listener, &all) => match accepted {
+            accepted = accept_into(&all, &listener, "client of exposed servers") => match accepted {
                 Some(accepted) => accepted,
                 None => break,
             },
@@ -62,7 +69,7 @@ pub(super) async fn serve(
         let guest = Guest {
             control: control.clone(),
             room: room.clone(),
-            answer_limit,
+            limits,
             shutdown: shutdown.clone(),
         };
         tasks.spawn(async move {
@@ -86,31 +93,47 @@ fn tls(certificates: Arc<Certificates>) -> Result<ServerConfig, rustls::Error> {
     Ok(config)
 }
 
-/// The next connection, once there is room for it; none when there will be none. Cancel-safe.
-async fn accept(
-    listener: &TcpListener,
-    all: &Arc<Semaphore>,
-) -> Option<(TcpStream, SocketAddr, OwnedSemaphorePermit)> {
-    let permit = all.clone().acquire_owned().await.ok()?;
-    loop {
-        match listener.accept().await {
-            Ok((stream, peer)) => return Some((stream, peer, permit)),
-            Err(error) => {
-                tracing::warn!(%error, "cannot accept a connection to an exposed server");
-                sleep(ACCEPT_AGAIN).await;
-            }
-        }
-    }
-}
-
 async fn greet(stream: TcpStream, client: IpAddr, acceptor: &TlsAcceptor, guest: Guest) {
-    // Whoever streams small pieces does not want them collected.
-    if stream.set_nodelay(true).is_err() {
+    // The kernel has an upgraded connection to itself, so it is it that has to notice.
+    if let Err(error) = notice_the_gone(&stream, guest.limits.stall) {
+        tracing::debug!(%error, "cannot have a client watched");
         return;
     }
     match timeout(HANDSHAKE_LIMIT, acceptor.accept(stream)).await {
         Ok(Ok(stream)) => connection::serve(stream, client, guest).await,
         Ok(Err(error)) => tracing::debug!(%error, "a TLS handshake failed"),
         Err(_) => tracing::debug!("a TLS handshake took too long"),
+    }
+}
+
+/// Has the kernel end a connection whose client does not answer, see tcp(7), or takes nothing for
+/// three times `stall`. One that is merely silent stays.
+fn notice_the_gone(stream: &TcpStream, stall: Duration) -> io::Result<()> {
+    sockopt::set_tcp_keepidle(stream, KEEPALIVE_AFTER)?;
+    sockopt::set_tcp_keepintvl(stream, KEEPALIVE_EVERY)?;
+    sockopt::set_tcp_keepcnt(stream, KEEPALIVE_MAX)?;
+    sockopt::set_socket_keepalive(stream, true)?;
+    let millis = u32::try_from(3 * stall.as_millis()).unwrap_or(u32::MAX);
+    Ok(sockopt::set_tcp_user_timeout(stream, millis)?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn clients_that_have_gone_are_noticed_within_minutes() {
+        let listener = TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let stream = TcpStream::connect(address).await.unwrap();
+        notice_the_gone(&stream, Duration::from_secs(60)).unwrap();
+        assert!(sockopt::socket_keepalive(&stream).unwrap());
+        let questions = sockopt::tcp_keepcnt(&stream).unwrap();
+        let silent = sockopt::tcp_keepidle(&stream).unwrap()
+            + sockopt::tcp_keepintvl(&stream).unwrap() * questions;
+        assert_eq!(silent, Duration::from_secs(180));
+        // With a shorter one the first question that is lost would end the connection.
+        let unanswered = u128::from(sockopt::tcp_user_timeout(&stream).unwrap());
+        assert_eq!(unanswered, silent.as_millis());
     }
 }

@@ -9,14 +9,15 @@ use std::time::Duration;
 
 use hyper::server::conn::{http1, http2};
 use hyper::service::service_fn;
-use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use hyper_util::rt::{TokioIo, TokioTimer};
 use sandstone_api::ApiError;
 use tokio::net::TcpStream;
 use tokio_rustls::server::TlsStream;
 use tokio_util::sync::CancellationToken;
 
-use super::forward;
-use super::room::Room;
+use super::pace::{Streams, while_taken};
+use super::room::{REQUESTS_OF_ADDRESS_MAX, Room};
+use super::{Limits, forward};
 use crate::control::ControlPlane;
 
 /// HTTP/2 as TLS names it (RFC 9113, section 3.2).
@@ -31,8 +32,9 @@ pub(super) const HEADERS_MAX: usize = 100;
 /// How long a client may take to send a head, and to send the next one.
 const HEAD_LIMIT: Duration = Duration::from_secs(10);
 
-/// Requests at once on an HTTP/2 connection: the least that RFC 9113 recommends.
-const STREAMS_MAX: u32 = 100;
+/// Requests at once on an HTTP/2 connection: half of what its address may have, so that a page with
+/// many parts waits by itself instead of being refused some of them.
+const STREAMS_MAX: u32 = REQUESTS_OF_ADDRESS_MAX as u32 / 2;
 
 /// Window of an HTTP/2 connection, shared by its streams: what it makes us buffer.
 const WINDOW_BYTES: u32 = 256 << 10;
@@ -50,8 +52,7 @@ const REFUSED_LIMIT: Duration = Duration::from_secs(2);
 pub(super) struct Guest {
     pub(super) control: Arc<ControlPlane>,
     pub(super) room: Arc<Room>,
-    /// How long a server in a sandbox may take to begin its answer.
-    pub(super) answer_limit: Duration,
+    pub(super) limits: Limits,
     pub(super) shutdown: CancellationToken,
 }
 
@@ -59,6 +60,7 @@ pub(super) struct Guest {
 pub(super) struct Shared {
     pub(super) control: Arc<ControlPlane>,
     pub(super) room: Arc<Room>,
+    /// See [`Limits::answer`].
     pub(super) answer_limit: Duration,
     /// Why all requests are refused, if they are.
     pub(super) refusal: Option<ApiError>,
@@ -121,17 +123,18 @@ pub(super) async fn serve(stream: TlsStream<TcpStream>, client: IpAddr, guest: G
         None => None,
     };
     let sandbox = sandbox.map(|exposed| exposed.sandbox());
-    let (_place, refusal) = match guest.room.connection_to(sandbox) {
+    let name = server_name.as_deref();
+    let (_place, refusal) = match guest.room.connection_to(sandbox, name) {
         Ok(place) => (Some(place), None),
         Err(error) => {
-            tracing::debug!(%client, %error, "a connection to an exposed server is refused");
+            tracing::debug!(%client, ?sandbox, %error, "a connection to an exposed server is refused");
             (None, Some(error))
         }
     };
     let shared = Arc::new(Shared {
         control: guest.control,
         room: guest.room,
-        answer_limit: guest.answer_limit,
+        answer_limit: guest.limits.answer,
         refusal,
         client,
         server_name,
@@ -146,7 +149,7 @@ pub(super) async fn serve(stream: TlsStream<TcpStream>, client: IpAddr, guest: G
     };
     let stream = TokioIo::new(stream);
     let outcome = if is_http_2 {
-        let connection = http2::Builder::new(TokioExecutor::new())
+        let connection = http2::Builder::new(Streams(guest.limits.stall))
             .timer(TokioTimer::new())
             .max_concurrent_streams(STREAMS_MAX)
             .max_header_list_size(BUFFER_MAX_BYTES as u32)
@@ -174,15 +177,23 @@ pub(super) async fn serve(stream: TlsStream<TcpStream>, client: IpAddr, guest: G
             .max_buf_size(BUFFER_MAX_BYTES)
             .serve_connection(stream, service)
             .with_upgrades();
-        let mut connection = pin!(connection);
-        tokio::select! {
-            outcome = connection.as_mut() => outcome,
-            () = shared.idle() => Ok(()),
-            () = guest.shutdown.cancelled() => {
-                connection.as_mut().graceful_shutdown();
-                connection.await
+        let serving = async {
+            let mut connection = pin!(connection);
+            tokio::select! {
+                outcome = connection.as_mut() => outcome,
+                () = shared.idle() => Ok(()),
+                () = guest.shutdown.cancelled() => {
+                    connection.as_mut().graceful_shutdown();
+                    connection.await
+                }
             }
-        }
+        };
+        while_taken(serving, guest.limits.stall)
+            .await
+            .unwrap_or_else(|| {
+                tracing::debug!(%client, "a client of an exposed server did not take its answer");
+                Ok(())
+            })
     };
     if let Err(error) = outcome {
         tracing::debug!(%error, "a connection to an exposed server broke");

@@ -78,7 +78,9 @@ async fn forward(
     headers::to_sandbox(&mut parts, &host, shared.client, upgrade.as_ref())?;
 
     let exposed = shared.control.exposed(host.as_str()).await?;
-    let place = shared.room.request(shared.client, exposed.sandbox())?;
+    let place = shared
+        .room
+        .request(shared.client, exposed.sandbox(), exposed.host())?;
     let socket = shared.control.dial_exposed(&exposed).await?;
     let upstream = TokioIo::new(Upstream {
         socket,
@@ -136,9 +138,10 @@ fn no_answer(error: &hyper::Error) -> ApiError {
 }
 
 fn too_slow(exposed: &Exposed, limit: Duration) -> ApiError {
-    let (what, sandbox) = (exposed.what(), exposed.sandbox());
+    let (what, host, sandbox) = (exposed.what(), exposed.host(), exposed.sandbox());
+    tracing::debug!(%sandbox, what, "an exposed server did not begin its answer in time");
     let seconds = limit.as_secs_f64();
-    let message = format!("{what} in sandbox {sandbox} did not begin an answer within {seconds} s");
+    let message = format!("{what} behind `{host}` did not begin an answer within {seconds} s");
     ApiError::new(ErrorCode::TimedOut, message).with_hint(
         "It accepted the connection: look at what it is doing. A long answer may be sent in \
          pieces; the limit is for the first one.",

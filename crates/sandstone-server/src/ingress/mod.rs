@@ -9,13 +9,15 @@
 //! Whoever knows a name may come in: there is no token. Nothing is buffered beyond the windows of
 //! the connections, every wait for the client's own words has a bound, and so has the number of
 //! connections and requests: in all, from one address and to one sandbox. What a server in a sandbox
-//! sends is as untrusted as what a client sends, and it has to begin its answer in time.
+//! sends is as untrusted as what a client sends, and it has to begin its answer in time; a client has
+//! to take it in time.
 
 mod accept;
 mod certificates;
 mod connection;
 mod forward;
 mod headers;
+mod pace;
 mod reply;
 mod room;
 mod watched;
@@ -67,32 +69,38 @@ impl CertificateReload {
     }
 }
 
+/// How long each side may take.
+#[derive(Debug, Clone, Copy)]
+pub struct Limits {
+    /// How long a server in a sandbox may take to begin its answer after the last piece of a
+    /// request was passed on; at most twice that passes.
+    pub answer: Duration,
+    /// How long a client may take nothing of what is sent to it; at most twice that passes. Three
+    /// times that, when the connection has been upgraded. Then the exchange is given up.
+    pub stall: Duration,
+}
+
 /// What serves exposed names.
 #[derive(Debug)]
 pub struct Ingress {
     certificates: Arc<Certificates>,
-    answer_limit: Duration,
+    limits: Limits,
 }
 
 impl Ingress {
-    /// Default of how long a server in a sandbox may take to begin its answer, once the request was
-    /// passed on: longer than the 60 s to 100 s that other proxies allow, so that whoever was
+    /// Default of [`Limits::answer`]: longer than the 60 s to 100 s that other proxies allow, so that whoever was
     /// content behind those is here.
     pub const ANSWER_LIMIT: Duration = Duration::from_secs(300);
 
-    /// Gets the certificate. A server in a sandbox has to begin its answer within `answer_limit`
-    /// after the last piece of a request was passed on, or within twice that.
+    /// Gets the certificate.
     ///
     /// # Errors
     /// [`CertificateError`] when there is none to be used.
-    pub fn new(
-        source: CertificateSource,
-        answer_limit: Duration,
-    ) -> Result<Self, CertificateError> {
+    pub fn new(source: CertificateSource, limits: Limits) -> Result<Self, CertificateError> {
         let certificates = Arc::new(Certificates::new(source)?);
         Ok(Self {
             certificates,
-            answer_limit,
+            limits,
         })
     }
 
@@ -113,7 +121,7 @@ impl Ingress {
         control: Arc<ControlPlane>,
         shutdown: CancellationToken,
     ) -> Result<(), rustls::Error> {
-        let (certificates, limit) = (self.certificates, self.answer_limit);
-        accept::serve(listener, certificates, control, limit, shutdown).await
+        let (certificates, limits) = (self.certificates, self.limits);
+        accept::serve(listener, certificates, control, limits, shutdown).await
     }
 }

@@ -1,6 +1,7 @@
 //! Bodies of answers, and answers of our own in place of those of a server in a sandbox.
 
 use std::pin::Pin;
+use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use bytes::Bytes;
@@ -11,12 +12,14 @@ use hyper::{Response, StatusCode};
 use sandstone_api::{ApiError, ErrorBody};
 
 use super::connection::Busy;
+use super::pace::Pace;
 
 /// The body of an answer: passed on, or ours.
 pub(super) struct Body {
     content: Either<Incoming, Full<Bytes>>,
     /// Its connection is not idle before it has ended.
     _busy: Option<Busy>,
+    pace: Arc<Pace>,
 }
 
 impl Body {
@@ -24,6 +27,7 @@ impl Body {
         Self {
             content: Either::Left(body),
             _busy: Some(busy),
+            pace: Pace::current(),
         }
     }
 }
@@ -36,7 +40,12 @@ impl hyper::body::Body for Body {
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, Self::Error>>> {
-        Pin::new(&mut self.content).poll_frame(context)
+        self.pace.taken();
+        let polled = Pin::new(&mut self.content).poll_frame(context);
+        if polled.is_ready() {
+            self.pace.given();
+        }
+        polled
     }
 
     fn is_end_stream(&self) -> bool {
@@ -45,6 +54,12 @@ impl hyper::body::Body for Body {
 
     fn size_hint(&self) -> SizeHint {
         self.content.size_hint()
+    }
+}
+
+impl Drop for Body {
+    fn drop(&mut self) {
+        self.pace.taken();
     }
 }
 
@@ -61,6 +76,7 @@ pub(super) fn error(error: ApiError) -> Response<Body> {
     let mut response = Response::new(Body {
         content: Either::Right(Full::from(text)),
         _busy: None,
+        pace: Pace::current(),
     });
     *response.status_mut() = status;
     let json = HeaderValue::from_static("application/json");

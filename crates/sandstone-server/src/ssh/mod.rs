@@ -67,10 +67,11 @@ use russh::server::{Config, run_stream};
 use russh::{Disconnect, MethodKind, MethodSet, Preferred, SshId, cipher, compression, kex, mac};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::oneshot;
-use tokio::time::{sleep, timeout};
+use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use crate::accept::accept;
 use crate::control::ControlPlane;
 use admission::Admission;
 use connection::{Connection, Guest};
@@ -108,9 +109,6 @@ const GOODBYE_LIMIT: Duration = Duration::from_secs(2);
 /// Messages on their way from all channels of a connection to its socket, of at most 32 KiB each.
 const OUTGOING_MESSAGES: usize = 16;
 
-/// How long to wait before accepting again after that failed, for instance for want of descriptors.
-const ACCEPT_AGAIN: Duration = Duration::from_millis(100);
-
 /// Where clients are told to connect.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SshEndpoint {
@@ -143,19 +141,11 @@ pub async fn serve(
     });
     let connections = TaskTracker::new();
     loop {
-        let accepted = tokio::select! {
-            accepted = listener.accept() => accepted,
+        let (stream, peer) = tokio::select! {
+            accepted = accept(&listener, "SSH client") => accepted,
             () = stop.cancelled() => break,
         };
-        match accepted {
-            Ok((stream, peer)) => {
-                connections.spawn(server.clone().connection(stream, peer, stop.clone()));
-            }
-            Err(error) => {
-                tracing::warn!(%error, "cannot accept an SSH connection");
-                sleep(ACCEPT_AGAIN).await;
-            }
-        }
+        connections.spawn(server.clone().connection(stream, peer, stop.clone()));
     }
     drop(listener);
     connections.close();
@@ -225,9 +215,6 @@ impl Server {
             tracing::debug!(%peer, "too many SSH connections that are not logged in");
             return;
         };
-        if let Err(error) = stream.set_nodelay(true) {
-            tracing::debug!(%error, "cannot set TCP_NODELAY");
-        }
         let local = match stream.local_addr() {
             Ok(local) => local,
             Err(error) => return tracing::debug!(%error, "an SSH client has gone already"),

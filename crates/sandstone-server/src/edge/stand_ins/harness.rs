@@ -28,7 +28,7 @@ use super::agent::{self, FakeAgent, Place};
 use super::client::{Answer, Socket, request};
 use crate::control::{ControlConfig, ControlPlane, ExposedAt, Token, admit};
 use crate::edge::{EdgeConfig, router, serve};
-use crate::ingress::{CertificateSource, Ingress};
+use crate::ingress::{CertificateSource, Ingress, Limits};
 use crate::ssh::SshEndpoint;
 
 pub const TOKEN: &str = "ddo_0123456789abcdef";
@@ -47,6 +47,11 @@ pub const SPACE: Space = Space {
     free: 15 << 30,
     low: 2 << 30,
     critical: 1 << 30,
+};
+
+pub const INGRESS_LIMITS: Limits = Limits {
+    answer: Ingress::ANSWER_LIMIT,
+    stall: EdgeConfig::STALL_LIMIT,
 };
 
 #[derive(Debug)]
@@ -242,20 +247,20 @@ pub struct Harness {
 impl Harness {
     /// Its sandboxes run commands on this machine.
     pub async fn new() -> Self {
-        Self::answering_within(Ingress::ANSWER_LIMIT).await
+        Self::within(INGRESS_LIMITS).await
     }
 
-    /// A server that waits so long for the answers of exposed servers.
-    pub async fn answering_within(answer_limit: Duration) -> Self {
-        Self::at(Place::Here, answer_limit).await
+    /// A server that waits so long for exposed servers and their clients.
+    pub async fn within(limits: Limits) -> Self {
+        Self::at(Place::Here, limits).await
     }
 
     /// Its sandboxes run nothing, and have no files: for clients that may ask for anything.
     pub async fn nowhere() -> Self {
-        Self::at(Place::Nowhere, Ingress::ANSWER_LIMIT).await
+        Self::at(Place::Nowhere, INGRESS_LIMITS).await
     }
 
-    async fn at(place: Place, answer_limit: Duration) -> Self {
+    async fn at(place: Place, limits: Limits) -> Self {
         let directory = tempfile::tempdir().unwrap();
         let store = Store::open(&directory.path().join("state.db"))
             .await
@@ -306,7 +311,7 @@ impl Harness {
             base_domain: "sandbox.localhost".to_owned(),
             clock: clock.clone(),
         };
-        let ingress = Ingress::new(source, answer_limit);
+        let ingress = Ingress::new(source, limits);
         let ingress = ingress
             .unwrap()
             .serve(ingress_listener, control.clone(), shutdown.clone());

@@ -18,10 +18,14 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpSocket, TcpStream};
 
 use super::exposures::{HELLO, Tls, bytes, fixed, server};
-use super::harness::{Harness, eventually};
+use super::harness::{Harness, INGRESS_LIMITS, eventually};
+use crate::ingress::Limits;
 
-/// A quarter of 1024, of connections as of requests.
+/// A sandbox's share, of connections as of requests: a quarter of 1024.
 const SHARE: usize = 256;
+
+/// An address's share: a quarter of a sandbox's.
+const ADDRESS_SHARE: usize = SHARE / 4;
 
 impl Harness {
     /// A connection to the way in, from a loopback address of its own.
@@ -70,6 +74,11 @@ impl Harness {
     }
 }
 
+/// A domain without its port.
+fn name(domain: &str) -> &str {
+    domain.split(':').next().unwrap()
+}
+
 #[tokio::test]
 async fn the_names_of_one_sandbox_are_bounded() {
     let harness = Harness::new().await;
@@ -96,7 +105,7 @@ async fn one_address_does_not_have_all_connections() {
     let domain = harness.expose(&id, fixed(HELLO).await).await;
     // They never begin their handshakes.
     let mut held = Vec::new();
-    for _ in 0..SHARE {
+    for _ in 0..ADDRESS_SHARE {
         held.push(harness.from(2).await);
     }
     let mut refused = harness.from(2).await;
@@ -121,18 +130,16 @@ async fn one_sandbox_does_not_have_all_connections() {
     let neighbour = harness.expose(&other, server).await;
     let mut held = Vec::new();
     for n in 0..SHARE {
-        let (host, domain) = if n % 2 == 0 {
-            (2, &domain)
-        } else {
-            (3, &second)
-        };
+        let host = 10 + u8::try_from(n / ADDRESS_SHARE).unwrap();
+        let domain = if n % 2 == 0 { &domain } else { &second };
         held.push(harness.tls_from(host, domain, b"h2").await);
     }
     let message = harness.busy_from(4, &domain).await;
     assert!(
-        message.contains(&first) && message.contains("256"),
+        message.contains(name(&domain)) && message.contains("256"),
         "{message}"
     );
+    assert!(!message.contains(&first), "{message}");
     harness.works_from(4, &neighbour).await;
     // Over HTTP/2 it is said as well, and the connection does not stay.
     let stream = harness.tls_from(4, &second, b"h2").await;
@@ -167,13 +174,16 @@ async fn neither_one_address_nor_one_sandbox_has_all_requests() {
     let quick = harness.expose(&first, fixed(HELLO).await).await;
     let neighbour = harness.expose(&other, fixed(HELLO).await).await;
     let mut waiting = Vec::new();
-    for _ in 0..SHARE / 64 {
-        let stream = harness.tls_from(2, &slow, b"h2").await;
+    // Each connection has as many streams as the server takes at once.
+    const STREAMS: usize = ADDRESS_SHARE / 2;
+    for n in 0..SHARE / STREAMS {
+        let host = 2 + u8::try_from(n / 2).unwrap();
+        let stream = harness.tls_from(host, &slow, b"h2").await;
         let (sender, connection) = http2::handshake(TokioExecutor::new(), TokioIo::new(stream))
             .await
             .unwrap();
         tokio::spawn(connection);
-        for _ in 0..64 {
+        for _ in 0..STREAMS {
             let mut sender = sender.clone();
             let request = Request::get(format!("https://{slow}/"));
             let request = request.body(Empty::<Bytes>::new()).unwrap();
@@ -185,9 +195,10 @@ async fn neither_one_address_nor_one_sandbox_has_all_requests() {
     eventually(|| asked.load(Ordering::SeqCst) == SHARE).await;
     let message = harness.busy_from(2, &neighbour).await;
     assert!(message.contains("127.0.0.2"), "{message}");
-    let message = harness.busy_from(3, &quick).await;
-    assert!(message.contains(&first), "{message}");
-    harness.works_from(3, &neighbour).await;
+    let message = harness.busy_from(9, &quick).await;
+    assert!(message.contains(&quick), "{message}");
+    assert!(!message.contains(&first), "{message}");
+    harness.works_from(9, &neighbour).await;
     for request in &waiting {
         request.abort();
     }
@@ -203,7 +214,11 @@ async fn neither_one_address_nor_one_sandbox_has_all_requests() {
 
 #[tokio::test]
 async fn a_server_that_never_answers_is_given_up() {
-    let harness = Harness::answering_within(Duration::from_millis(300)).await;
+    let harness = Harness::within(Limits {
+        answer: Duration::from_millis(300),
+        ..INGRESS_LIMITS
+    })
+    .await;
     let (_socket, id) = harness.session().await;
     let (gone, mut left) = tokio::sync::mpsc::channel(1);
     let silent = server(move |mut stream, _| {
@@ -223,9 +238,10 @@ async fn a_server_that_never_answers_is_given_up() {
     let message = body["message"].as_str().unwrap();
     let port = format!("port {}", silent.port());
     assert!(
-        message.contains(&id) && message.contains(&port),
+        message.contains(&domain) && message.contains(&port),
         "{message}"
     );
+    assert!(!message.contains(&id), "{message}");
     assert!(message.contains("0.3 s"), "{message}");
     assert!(
         body["hint"].as_str().unwrap().contains("accepted"),
@@ -241,7 +257,11 @@ async fn a_server_that_never_answers_is_given_up() {
 #[tokio::test]
 async fn a_long_request_and_a_long_answer_are_waited_for() {
     let limit = Duration::from_secs(1);
-    let harness = Harness::answering_within(limit).await;
+    let harness = Harness::within(Limits {
+        answer: limit,
+        ..INGRESS_LIMITS
+    })
+    .await;
     let (_socket, id) = harness.session().await;
     // Each way takes longer than the limit, and moves.
     const PIECES: u32 = 8;

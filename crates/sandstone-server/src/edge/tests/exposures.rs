@@ -36,7 +36,7 @@ impl rustls::time_provider::TimeProvider for Then {
 
 impl Harness {
     /// A TLS connection for this host name.
-    async fn tls(&self, domain: &str, protocols: &[&[u8]]) -> Tls {
+    pub(super) async fn tls(&self, domain: &str, protocols: &[&[u8]]) -> Tls {
         let stream = TcpStream::connect(self.ingress_address).await.unwrap();
         self.tls_over(stream, domain, protocols).await
     }
@@ -77,7 +77,7 @@ impl Harness {
     }
 
     /// The answer to one request without a body.
-    async fn fetch(&self, domain: &str, path: &str) -> Response<Incoming> {
+    pub(super) async fn fetch(&self, domain: &str, path: &str) -> Response<Incoming> {
         let mut sender = self.http1::<Empty<Bytes>>(domain).await;
         let request = Request::get(path).header("host", domain);
         let answered = sender.send_request(request.body(Empty::new()).unwrap());

@@ -1,6 +1,7 @@
 //! The edge over the stand-ins: what the SDKs do on the wire, and what comes back.
 
 mod exposure_limits;
+mod exposure_stalls;
 mod exposures;
 mod files;
 mod handles;
