@@ -77,6 +77,7 @@ struct Edge {
     ssh: Option<SshEndpoint>,
     programs: deno::SandboxPrograms,
     huge_rights: deno::HugeRights,
+    long_messages: deno::LongMessages,
     connections: Arc<Places<SandboxId>>,
 }
 
@@ -87,6 +88,7 @@ pub fn router(control: Arc<ControlPlane>, config: EdgeConfig) -> Router {
         stream_ids: deno::StreamIds::new(config.entropy.as_ref()),
         programs: deno::SandboxPrograms::default(),
         huge_rights: deno::HugeRights::default(),
+        long_messages: deno::LongMessages::default(),
         connections: Places::new(CONNECTIONS_MAX, CONNECTIONS_PER_SANDBOX_MAX),
         clock: config.clock,
         entropy: config.entropy,

@@ -321,6 +321,7 @@ impl Finder {
 /// Waits until a Deno process serves HTTP (true) or exits (false).
 pub(super) async fn http_wait(session: &Session, mut params: Params) -> Result<Value, CallError> {
     let pid = params.u32("pid")?;
+    drop(params);
     let Some(process) = session.programs.deno(pid) else {
         // One that has exited never will.
         return match session.agent.call(Request::Wait { pid }).await {

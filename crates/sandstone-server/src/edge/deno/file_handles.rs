@@ -324,6 +324,7 @@ pub(super) async fn lock(
     queued: Option<Turn>,
 ) -> Result<Value, CallError> {
     let exclusive = params.optional_bool("exclusive")?.unwrap_or(false);
+    drop(params);
     let turn = turn(queued).await?;
     let mut wait = LockWait {
         session,

@@ -2,13 +2,15 @@
 
 use std::sync::Arc;
 
-use axum::extract::State;
 use axum::extract::ws::WebSocketUpgrade;
-use axum::extract::ws::rejection::WebSocketUpgradeRejection;
-use axum::http::{HeaderMap, HeaderValue, header};
-use axum::response::Response;
+use axum::extract::{FromRequestParts, State};
+use axum::http::request::Parts;
+use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use hyper::upgrade::OnUpgrade;
 use sandstone_api::{ApiError, ErrorCode, Region, SandboxId};
 use sandstone_core::{CONNECTIONS_MAX, CONNECTIONS_PER_SANDBOX_MAX};
+use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
 use tracing::Instrument;
 
 use super::super::Edge;
@@ -17,32 +19,48 @@ use super::super::input::{Name, sandbox_id};
 use super::super::reply::Reject;
 use super::client::Client;
 use super::primary::Primary;
-use super::{config, socket};
+use super::{config, socket, wire};
 use crate::control::Principal;
 use crate::places::{Full, Place, Places};
 
 /// Both SDKs read the id from here, JavaScript also when it connects.
 const SANDBOX_ID_HEADER: &str = "x-deno-sandbox-id";
 
-/// Longest message. The SDKs put a whole file, as base64, into one.
-const MESSAGE_MAX_BYTES: usize = 256 << 20;
+/// A request for a WebSocket that can be granted. axum checks it, but would not let go of the
+/// connection underneath, which is needed to send a message in several frames.
+pub(super) struct Upgrade {
+    /// What the answer has to prove it has read.
+    key: HeaderValue,
+    connection: OnUpgrade,
+}
 
-/// Read buffer of a socket. Idle sockets are many, so it is smaller than the library's.
-const READ_BUFFER_BYTES: usize = 16 << 10;
+impl<S: Send + Sync> FromRequestParts<S> for Upgrade {
+    type Rejection = Reject;
 
-/// Most bytes that wait in a socket's own buffer: one message of the longest kind, and more. Past
-/// them the library refuses to write; it answers pings into this buffer although nobody reads.
-const WRITE_BUFFER_MAX_BYTES: usize = 128 << 20;
-
-type Upgrade = Result<WebSocketUpgrade, WebSocketUpgradeRejection>;
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Reject> {
+        let refuse = |why: &str| {
+            let message = format!("this is a WebSocket: {why}");
+            Reject::from(ApiError::new(ErrorCode::InvalidRequest, message))
+        };
+        let connection = parts.extensions.get::<OnUpgrade>().cloned();
+        let _checked = WebSocketUpgrade::from_request_parts(parts, state)
+            .await
+            .map_err(|rejection| refuse(&rejection.body_text()))?;
+        let key = parts.headers.get(header::SEC_WEBSOCKET_KEY).cloned();
+        match (key, connection) {
+            (Some(key), Some(connection)) => Ok(Self { key, connection }),
+            _ => Err(refuse("the connection cannot be upgraded")),
+        }
+    }
+}
 
 pub(super) async fn create(
     State(edge): State<Arc<Edge>>,
     Caller(who): Caller,
     headers: HeaderMap,
-    upgrade: Upgrade,
+    upgrade: Result<Upgrade, Reject>,
 ) -> Result<Response, Reject> {
-    let upgrade = checked(upgrade)?;
+    let upgrade = upgrade?;
     if edge.connections.are_all_taken() {
         return Err(server_is_full().into());
     }
@@ -66,10 +84,10 @@ pub(super) async fn connect(
     Caller(who): Caller,
     Name(name): Name,
     headers: HeaderMap,
-    upgrade: Upgrade,
+    upgrade: Result<Upgrade, Reject>,
 ) -> Result<Response, Reject> {
     let id = sandbox_id(&name)?;
-    let upgrade = checked(upgrade)?;
+    let upgrade = upgrade?;
     accept(edge, &who, id, upgrade, &headers, None).await
 }
 
@@ -78,7 +96,7 @@ async fn accept(
     edge: Arc<Edge>,
     who: &Principal,
     id: SandboxId,
-    upgrade: WebSocketUpgrade,
+    upgrade: Upgrade,
     headers: &HeaderMap,
     primary: Option<Primary>,
 ) -> Result<Response, Reject> {
@@ -87,23 +105,26 @@ async fn accept(
     let client = Client::from_headers(headers);
     let span = tracing::info_span!("socket", sandbox.id = %id, ?client);
     let who = who.clone();
-    let mut response = upgrade
-        .max_message_size(MESSAGE_MAX_BYTES)
-        .max_frame_size(MESSAGE_MAX_BYTES)
-        .read_buffer_size(READ_BUFFER_BYTES)
-        .max_write_buffer_size(WRITE_BUFFER_MAX_BYTES)
-        .on_upgrade(move |socket| {
-            async move {
+    let accepted = derive_accept_key(upgrade.key.as_bytes());
+    let serving = async move {
+        match upgrade.connection.await {
+            Ok(connection) => {
+                let socket = wire::socket(connection, &edge.long_messages).await;
                 let primary = primary.map(Primary::established);
                 socket::run(socket, edge, who, id, agent, client, primary).await;
-                drop(place);
             }
-            .instrument(span)
-        });
-    if let Ok(value) = HeaderValue::from_str(&id.to_string()) {
-        response.headers_mut().insert(SANDBOX_ID_HEADER, value);
-    }
-    Ok(response)
+            Err(error) => tracing::debug!(%error, "gone before the handshake was answered"),
+        }
+        drop(place);
+    };
+    tokio::spawn(serving.instrument(span));
+    let headers = [
+        (header::CONNECTION, "upgrade".to_owned()),
+        (header::UPGRADE, "websocket".to_owned()),
+        (header::SEC_WEBSOCKET_ACCEPT, accepted),
+        (HeaderName::from_static(SANDBOX_ID_HEADER), id.to_string()),
+    ];
+    Ok((StatusCode::SWITCHING_PROTOCOLS, headers).into_response())
 }
 
 /// A place for one more connection to the sandbox.
@@ -134,15 +155,6 @@ fn server_is_full() -> ApiError {
     );
     ApiError::new(ErrorCode::ConnectionLimit, message)
         .with_hint("Close connections that are not needed, or try again in a moment.")
-}
-
-fn checked(upgrade: Upgrade) -> Result<WebSocketUpgrade, ApiError> {
-    upgrade.map_err(|rejection| {
-        ApiError::new(
-            ErrorCode::InvalidRequest,
-            format!("this is a WebSocket: {}", rejection.body_text()),
-        )
-    })
 }
 
 /// The region whose name is the first label of the host name, as in `ord.sandboxes.example`.

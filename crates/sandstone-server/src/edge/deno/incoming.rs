@@ -27,16 +27,23 @@ pub(super) enum Malformed {
     NotJson,
     /// JSON, but not JSON-RPC.
     NotRpc,
-    /// More than [`VALUES_MAX`] values.
+    /// Its values take more than [`VALUES_MAX_BYTES`].
     TooComplex,
 }
 
-/// Values in one message. Each takes up to a hundred bytes of memory, and as few as two of a
-/// message that may have 256 MiB.
-const VALUES_MAX: usize = 500_000;
+/// Memory that the values of one message may take beyond the length of its text, in bytes.
+const VALUES_MAX_BYTES: usize = 64 << 20;
 
-/// A message that is shorter cannot have [`VALUES_MAX`] values.
-const COMPLEX_MIN_BYTES: usize = VALUES_MAX;
+/// What an object takes: its first entries are in a node of a B-tree with room for eleven, 632
+/// bytes, and the allocator's share.
+const OBJECT_BYTES: usize = 650;
+
+/// What an array takes: room for four values of 32 bytes.
+const ARRAY_BYTES: usize = 130;
+
+/// What one more value takes: 32 bytes in an array that may be half empty, or 56 in a node that may
+/// be, and the smallest allocation for a text.
+const VALUE_BYTES: usize = 128;
 
 /// Longest id of a call that is a text. The SDKs send small numbers; an id is repeated in the
 /// answer.
@@ -48,6 +55,8 @@ pub(super) struct Call {
     pub(super) id: Value,
     pub(super) method: String,
     pub(super) params: Option<Value>,
+    /// About how many bytes of memory it takes.
+    pub(super) memory: usize,
 }
 
 /// Reads a message.
@@ -55,7 +64,8 @@ pub(super) fn parse(text: &str) -> Result<Incoming, Malformed> {
     if let Some(chunk) = Chunk::parse(text) {
         return Ok(chunk);
     }
-    if text.len() >= COMPLEX_MIN_BYTES && !has_few_values(text) {
+    let values = values_bytes(text);
+    if values > VALUES_MAX_BYTES {
         return Err(Malformed::TooComplex);
     }
     let mut message = match serde_json::from_str(text) {
@@ -82,9 +92,12 @@ pub(super) fn parse(text: &str) -> Result<Incoming, Malformed> {
             params: params.unwrap_or_default(),
         }),
         Some(Value::String(id)) if id.len() > ID_MAX_BYTES => Err(Malformed::NotRpc),
-        Some(id @ (Value::Number(_) | Value::String(_))) => {
-            Ok(Incoming::Call(Call { id, method, params }))
-        }
+        Some(id @ (Value::Number(_) | Value::String(_))) => Ok(Incoming::Call(Call {
+            id,
+            method,
+            params,
+            memory: text.len() + values,
+        })),
         Some(_) => Err(Malformed::NotRpc),
     }
 }
@@ -133,9 +146,9 @@ impl Chunk<'_> {
     }
 }
 
-/// Whether a text has no more values than [`VALUES_MAX`], counted without building any of them.
-fn has_few_values(text: &str) -> bool {
-    let (mut is_text, mut is_escaped, mut values) = (false, false, 0);
+/// About how many bytes the values in a text take, told without building any of them.
+fn values_bytes(text: &str) -> usize {
+    let (mut is_text, mut is_escaped, mut bytes) = (false, false, 0_usize);
     for byte in text.bytes() {
         if is_text {
             match byte {
@@ -147,12 +160,14 @@ fn has_few_values(text: &str) -> bool {
         } else {
             match byte {
                 b'"' => is_text = true,
-                b',' | b'[' | b'{' => values += 1,
+                b'{' => bytes = bytes.saturating_add(OBJECT_BYTES),
+                b'[' => bytes = bytes.saturating_add(ARRAY_BYTES),
+                b',' => bytes = bytes.saturating_add(VALUE_BYTES),
                 _ => {}
             }
         }
     }
-    values <= VALUES_MAX
+    bytes
 }
 
 #[cfg(test)]
@@ -198,7 +213,7 @@ mod tests {
             (
                 &format!(
                     r#"{{"jsonrpc":"2.0","a":[{}0]}}"#,
-                    "0,".repeat(VALUES_MAX + 1)
+                    "0,".repeat(VALUES_MAX_BYTES / VALUE_BYTES + 1)
                 ),
                 Malformed::TooComplex,
             ),
@@ -215,9 +230,34 @@ mod tests {
     fn long_texts_are_not_complex() {
         let text = format!(
             r#"{{"jsonrpc":"2.0","id":1,"method":"x","params":{{"a":"{}","b":"\\"}}}}"#,
-            ",[{".repeat(VALUES_MAX)
+            ",[{".repeat(VALUES_MAX_BYTES / OBJECT_BYTES)
         );
         assert!(matches!(parse(&text), Ok(Incoming::Call(_))));
+    }
+
+    #[test]
+    fn a_call_is_as_large_as_what_is_made_of_it() {
+        let memory = |params: &str| {
+            let text = format!(r#"{{"jsonrpc":"2.0","id":1,"method":"stat","params":{params}}}"#);
+            match parse(&text) {
+                Ok(Incoming::Call(call)) => call.memory,
+                other => panic!("{other:?}"),
+            }
+        };
+        let usual = memory(r#"{"path":"/etc/hosts","options":{"followSymlinks":true}}"#);
+        assert!(usual < 3000, "{usual}");
+        assert!(memory(&format!(r#"{{"a":"{}"}}"#, "[{,".repeat(1000))) < usual + 3000);
+        assert!(memory(&format!(r#"{{"a":[{}0]}}"#, r#"{"":0},"#.repeat(500))) > 500 * 632);
+        assert!(memory(&format!(r#"{{"a":[{}0]}}"#, "[0],".repeat(500))) > 500 * (128 + 32));
+    }
+
+    #[test]
+    fn objects_count_for_what_they_take() {
+        let text = format!(
+            r#"{{"jsonrpc":"2.0","id":1,"method":"x","params":[{}0]}}"#,
+            r#"{"":0},"#.repeat(VALUES_MAX_BYTES / OBJECT_BYTES)
+        );
+        assert_eq!(parse(&text).unwrap_err(), Malformed::TooComplex);
     }
 
     #[test]

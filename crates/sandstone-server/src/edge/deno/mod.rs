@@ -60,6 +60,7 @@ mod handles;
 mod handshake;
 mod http_client;
 mod incoming;
+mod intake;
 mod labels;
 mod mangled;
 mod memory;
@@ -84,6 +85,7 @@ mod unsupported;
 mod uploads;
 mod volumes;
 mod vscode;
+mod wire;
 
 use std::sync::Arc;
 
@@ -95,6 +97,7 @@ use axum::routing::{delete, get, post};
 use super::Edge;
 use super::kill::kill;
 pub(super) use expose::resolve as resolve_target;
+pub(super) use intake::LongMessages;
 pub(super) use memory::HugeRights;
 pub(super) use programs::SandboxPrograms;
 pub(super) use streams::StreamIds;

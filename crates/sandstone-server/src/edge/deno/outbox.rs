@@ -6,14 +6,15 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use axum::extract::ws::{CloseFrame, Message};
 use bytes::Bytes;
 use futures_util::{Sink, SinkExt};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 use tokio::time::{MissedTickBehavior, interval, timeout};
+use tokio_tungstenite::tungstenite::protocol::{CloseFrame, Message};
 use tokio_util::sync::CancellationToken;
 
 use super::memory::Held;
+use super::wire;
 
 /// Messages on their way.
 const QUEUE_MESSAGES: usize = 32;
@@ -186,11 +187,11 @@ where
     for Queued { item, _room, held } in batch.drain(..) {
         rights.push(held);
         match item {
-            Item::Text(text) => sink.feed(Message::Text(text.into())).await?,
+            Item::Text(text) => feed_text(sink, text).await?,
             // Trap 2: checked as late as possible, because the client may have cancelled while
             // the message was waiting.
             Item::Stream { cancelled, .. } if cancelled.is_cancelled() => {}
-            Item::Stream { text, .. } => sink.feed(Message::Text(text.into())).await?,
+            Item::Stream { text, .. } => feed_text(sink, text).await?,
             Item::Ping(payload) => sink.feed(Message::Ping(payload)).await?,
             Item::Close(frame) => {
                 sink.send(Message::Close(Some(frame))).await?;
@@ -199,6 +200,18 @@ where
         }
     }
     sink.flush().await?;
+    Ok(())
+}
+
+/// Hands over a text. A long one goes out in frames: while the client does not take them the socket
+/// is not ready for the next, so that its own buffer never holds more than a few.
+async fn feed_text<S>(sink: &mut S, text: String) -> Result<(), S::Error>
+where
+    S: Sink<Message> + Unpin,
+{
+    for frame in wire::frames(text) {
+        sink.feed(frame).await?;
+    }
     Ok(())
 }
 
@@ -234,7 +247,8 @@ mod tests {
             CancellationToken::new(),
         )
         .await;
-        assert_eq!(written, [Message::Text("other".into())]);
+        let other: Vec<_> = wire::frames("other".to_owned()).collect();
+        assert_eq!(written, other);
     }
 
     #[tokio::test(start_paused = true)]

@@ -253,6 +253,8 @@ fn is_piped(params: &mut Params, key: &str) -> Result<bool, CallError> {
 
 pub(super) async fn wait(session: &Session, mut params: Params) -> Result<Value, CallError> {
     let pid = params.u32("pid")?;
+    // Not kept for as long as the process runs.
+    drop(params);
     let process = session.processes.get(pid);
     if let Some(process) = &process {
         process.released.cancel();

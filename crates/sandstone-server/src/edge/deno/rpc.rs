@@ -61,7 +61,7 @@ pub(super) struct Begun {
     abort: Option<(u64, CancellationToken)>,
     /// Its place among the calls on one open file.
     turn: Option<Turn>,
-    /// The room that a long call takes until it is answered.
+    /// The room that a call with content takes until it is answered.
     room: Option<OwnedSemaphorePermit>,
 }
 
@@ -112,7 +112,9 @@ pub(super) async fn serve(session: Arc<Session>, begun: Begun) {
         turn,
         room: _room,
     } = begun;
-    let Call { id, method, params } = call;
+    let Call {
+        id, method, params, ..
+    } = call;
     let aborted = async {
         match &abort {
             Some((_, token)) => token.cancelled().await,

@@ -1,10 +1,10 @@
 //! The life of one socket: reading messages until somebody ends it, then ending it well.
 
 use std::future::Future;
+use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
-use axum::extract::ws::{CloseFrame, Message, WebSocket};
 use futures_util::StreamExt;
 use futures_util::stream::SplitStream;
 use sandstone_api::SandboxId;
@@ -13,6 +13,8 @@ use sandstone_node_api::AgentClient;
 use tokio::sync::Semaphore;
 use tokio::task::{JoinSet, spawn_blocking};
 use tokio::time::{Instant, sleep, timeout};
+use tokio_tungstenite::tungstenite;
+use tokio_tungstenite::tungstenite::protocol::{CloseFrame, Message};
 use tokio_util::sync::CancellationToken;
 use tracing::Instrument;
 
@@ -24,16 +26,17 @@ use super::outbox::{self, Item, Outbox};
 use super::primary::Primary;
 use super::rpc;
 use super::session::Session;
+use super::wire::Socket;
 use crate::control::Principal;
 
 /// Calls of one connection that may be open at once.
 const OPEN_CALLS_MAX: usize = 10_000;
 
-/// Bytes of the open calls of one connection, and one call more: then the socket is not read on
-/// until some are answered. Only calls that bring content count.
+/// Memory of the open calls of one connection, in bytes, and one call more: then the socket is not
+/// read on until some are answered. Only calls that bring content count.
 const OPEN_CALL_BYTES: u32 = 256 << 20;
 
-/// A call shorter than this brings nothing to speak of.
+/// A call that takes less memory than this brings nothing to speak of.
 const SHORT_CALL_BYTES: usize = 4 << 10;
 
 /// A message from this length on is read on a thread of its own.
@@ -85,6 +88,8 @@ enum End {
     Malformed(Malformed),
     /// The client does nothing but ping.
     ControlFlood,
+    /// The client does not send the rest of a message.
+    TooSlow,
     /// The client broke the WebSocket protocol, or sent too much at once.
     Unreadable { is_too_long: bool },
     /// A bug on our side.
@@ -93,7 +98,7 @@ enum End {
 
 /// Serves a socket to its end. It is a client of `who`.
 pub(super) async fn run(
-    socket: WebSocket,
+    socket: Socket,
     edge: Arc<Edge>,
     who: Principal,
     id: SandboxId,
@@ -148,14 +153,14 @@ pub(super) async fn run(
 }
 
 /// Reads until the other side is done as well. Reading also sends our half of the handshake.
-async fn finish_handshake(incoming: &mut SplitStream<WebSocket>) {
+async fn finish_handshake(incoming: &mut SplitStream<Socket>) {
     while let Some(Ok(_)) = incoming.next().await {}
 }
 
 /// Reads messages until the socket is to end; never waits for the client to take an answer.
 async fn read(
     session: &Arc<Session>,
-    incoming: &mut SplitStream<WebSocket>,
+    incoming: &mut SplitStream<Socket>,
     calls: &mut JoinSet<()>,
     stopped: impl Future<Output = StopReason>,
     writer_gone: &CancellationToken,
@@ -200,10 +205,17 @@ async fn read(
             Some(Ok(Message::Ping(_) | Message::Pong(_))) if control.admits() => continue,
             Some(Ok(Message::Ping(_) | Message::Pong(_))) => return End::ControlFlood,
             Some(Ok(Message::Close(_))) => return End::Client,
+            // The library only ever writes these.
+            Some(Ok(Message::Frame(_))) => continue,
             Some(Err(error)) => {
                 tracing::debug!(%error, "cannot read");
-                let is_too_long = error.to_string().contains("too long");
-                return End::Unreadable { is_too_long };
+                return match error {
+                    tungstenite::Error::Io(error) if error.kind() == io::ErrorKind::TimedOut => {
+                        End::TooSlow
+                    }
+                    tungstenite::Error::Capacity(_) => End::Unreadable { is_too_long: true },
+                    _ => End::Unreadable { is_too_long: false },
+                };
             }
             None => return End::Broken,
         };
@@ -214,8 +226,7 @@ async fn read(
             }
             continue;
         }
-        let length = text.len();
-        let parsed = if length < LONG_MESSAGE_BYTES {
+        let parsed = if text.len() < LONG_MESSAGE_BYTES {
             incoming::parse(&text)
         } else {
             // A second of work for the longest, in which this thread could serve nobody else.
@@ -239,14 +250,14 @@ async fn read(
                 }
             }
             Ok(Incoming::Call(call)) => {
-                let permit = if length < SHORT_CALL_BYTES {
+                let permit = if call.memory < SHORT_CALL_BYTES {
                     None
                 } else {
-                    let length = u32::try_from(length).unwrap_or(u32::MAX);
+                    let memory = u32::try_from(call.memory).unwrap_or(u32::MAX);
                     tokio::select! {
                         biased;
                         end = &mut over => return end,
-                        permit = room.clone().acquire_many_owned(length.min(OPEN_CALL_BYTES)) => {
+                        permit = room.clone().acquire_many_owned(memory.min(OPEN_CALL_BYTES)) => {
                             permit.ok()
                         }
                     }
@@ -304,12 +315,13 @@ impl End {
             Self::Malformed(Malformed::NotRpc) => (code::INVALID_RPC, "Invalid JSON-RPC"),
             Self::Malformed(Malformed::TooComplex) => (code::TOO_LONG, "message too complex"),
             Self::ControlFlood => (code::POLICY, "too many pings"),
+            Self::TooSlow => (code::POLICY, "message too slow"),
             Self::Unreadable { is_too_long: true } => (code::TOO_LONG, "message too long"),
             Self::Unreadable { is_too_long: false } => (code::PROTOCOL_ERROR, "protocol error"),
             Self::Panicked => (code::INTERNAL_ERROR, "internal error"),
         };
         Some(CloseFrame {
-            code,
+            code: code.into(),
             reason: reason.into(),
         })
     }

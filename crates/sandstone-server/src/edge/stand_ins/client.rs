@@ -159,8 +159,10 @@ impl Socket {
     }
 
     async fn read_frame(&mut self) -> Frame {
+        let mut text = Vec::new();
         loop {
-            let opcode = self.stream.read_u8().await.unwrap() & 0x0f;
+            let first = self.stream.read_u8().await.unwrap();
+            let (is_last, opcode) = (first & 0x80 != 0, first & 0x0f);
             let length = match self.stream.read_u8().await.unwrap() {
                 126 => usize::from(self.stream.read_u16().await.unwrap()),
                 127 => usize::try_from(self.stream.read_u64().await.unwrap()).unwrap(),
@@ -169,7 +171,13 @@ impl Socket {
             let mut payload = vec![0; length];
             self.stream.read_exact(&mut payload).await.unwrap();
             match opcode {
-                1 => return Frame::Text(String::from_utf8(payload).unwrap()),
+                0 | 1 => {
+                    assert_eq!(opcode == 0, !text.is_empty(), "a frame of another message");
+                    text.extend(payload);
+                    if is_last {
+                        return Frame::Text(String::from_utf8(text).unwrap());
+                    }
+                }
                 8 if payload.is_empty() => return Frame::Close(1005, String::new()),
                 8 => {
                     let code = u16::from_be_bytes([payload[0], payload[1]]);

@@ -327,3 +327,29 @@ async fn the_environment_belongs_to_the_sandbox() {
         .await;
     assert_eq!(error["constructorName"], "TypeError");
 }
+
+#[tokio::test]
+async fn short_calls_that_become_large_take_room() {
+    let harness = Harness::new().await;
+    let (mut socket, id) = harness.session().await;
+    let sleep_for = json!({"command": "sleep", "args": ["60"], "stdout": "null", "stderr": "null"});
+    let pid = socket.call("spawn", sleep_for).await["pid"].clone();
+    // Less than 4 KiB each, of which some 380 KB are made.
+    let content = vec![json!({"": 0}); 480];
+    let mut waiting = Vec::new();
+    for _ in 0..800 {
+        let params = json!({"pid": pid, "content": content});
+        waiting.push(socket.send_call("processWait", params).await);
+    }
+    let after = socket.send_call("envToObject", json!({})).await;
+    assert!(socket.is_silent_for(Duration::from_millis(500)).await);
+    let (mut other, _) = harness.connect(&id).await.unwrap();
+    other
+        .call("processKill", json!({"pid": pid, "signal": "SIGKILL"}))
+        .await;
+    let mut answers = 0;
+    while socket.message().await["id"] != json!(after) {
+        answers += 1;
+    }
+    assert!(answers > 0, "of {} calls", waiting.len());
+}
