@@ -18,9 +18,9 @@ use super::{AgentClient, AgentError, InboundStream, OutboundStream};
 /// it ends the connection, with what has not been sent.
 #[derive(Debug)]
 pub struct AgentSocket {
-    stream: DuplexStream,
-    /// Its drop is noticed.
+    /// Its drop is noticed. It goes before the stream, whose end is then no end of ours.
     _held: oneshot::Sender<()>,
+    stream: DuplexStream,
 }
 
 impl AgentClient {
@@ -54,14 +54,15 @@ impl AgentSocket {
         tokio::spawn(async move {
             let (read, write) = tokio::io::split(far);
             tokio::select! {
+                biased;
                 // Dropping the streams before their end resets them.
                 _ = dropped => {}
                 ((), ()) = async { tokio::join!(send(read, outbound), receive(inbound, write)) } => {}
             }
         });
         Self {
-            stream,
             _held: held,
+            stream,
         }
     }
 }
@@ -82,6 +83,8 @@ async fn send(mut from: ReadHalf<DuplexStream>, mut to: OutboundStream) {
             }
         }
     }
+    // A socket that was dropped just now is noticed before its end is told.
+    tokio::task::yield_now().await;
     let _ = to.finish().await;
 }
 
