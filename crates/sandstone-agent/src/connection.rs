@@ -9,7 +9,7 @@ use std::thread;
 use std::time::Duration;
 
 use rustix::io::Errno;
-use sandstone_protocol::frame::{Frame, FrameKind, PAYLOAD_MAX_BYTES};
+use sandstone_protocol::frame::{Frame, FrameKind};
 use sandstone_protocol::message::{
     Answer, DialTarget, Failure, HandleOperation, Hello, MessageError, Reply, Request, Spawn,
     StreamId, decode, encode,
@@ -200,8 +200,8 @@ impl Connection {
 
     /// Registers a request with its streams, and sets it going.
     fn begin(self: &Arc<Self>, id: u32, request: Request) -> Result<(), ConnectionError> {
-        let streams = streams_of(&request);
-        match self.table.begin(id, &streams) {
+        let streams = request.streams();
+        match self.table.begin(id, request.reply_max_bytes(), &streams) {
             Ok(Room::Enough) => Ok(self.dispatch(id, request)?),
             Ok(Room::Full) => Ok(self.refuse(id, &streams, Errno::AGAIN)?),
             Err(UsedTwice) => Err(ConnectionError::Protocol("an id is used twice")),
@@ -363,7 +363,7 @@ impl Connection {
     }
 
     fn start(self: &Arc<Self>, id: u32, spawn: Spawn) -> Result<(), Closed> {
-        let streams = streams_of_spawn(&spawn);
+        let streams = spawn.streams();
         let waker = match Waker::new() {
             Ok(waker) => waker,
             Err(errno) => return self.refuse(id, &streams, errno),
@@ -449,10 +449,9 @@ impl Connection {
     /// [`Closed`].
     pub(crate) fn reply(&self, id: u32, reply: Reply) -> Result<(), Closed> {
         let mut payload = encode(&reply);
-        if payload.len() > PAYLOAD_MAX_BYTES {
+        if payload.len() > self.table.answered(id) {
             payload = encode::<Reply>(&Err(failure(Errno::OVERFLOW, "the answer is too large")));
         }
-        self.table.answered(id);
         self.sender.send(FrameKind::Reply, id, &payload)
     }
 
@@ -522,47 +521,4 @@ impl Connection {
         self.sender
             .send(FrameKind::Credit, inlet.id, &bytes.to_le_bytes())
     }
-}
-
-/// The streams that a request names.
-fn streams_of(request: &Request) -> Vec<StreamId> {
-    match request {
-        Request::Spawn(spawn) => streams_of_spawn(spawn),
-        Request::ReadFile { sink: id, .. } | Request::WriteFile { source: id, .. } => vec![*id],
-        Request::Dial { source, sink, .. } => vec![*source, *sink],
-        Request::Walk { sink, .. } | Request::ExpandGlob { sink, .. } => vec![*sink],
-        Request::Configure(_)
-        | Request::Resize { .. }
-        | Request::Wait { .. }
-        | Request::Kill { .. }
-        | Request::HangUp { .. }
-        | Request::ReadDir { .. }
-        | Request::MakeDir { .. }
-        | Request::Remove { .. }
-        | Request::Stat { .. }
-        | Request::Change(_)
-        | Request::ReadLink { .. }
-        | Request::RealPath { .. }
-        | Request::Umask { .. }
-        | Request::MakeTemporary(_)
-        | Request::Open { .. }
-        | Request::Handle { .. }
-        | Request::Close { .. }
-        | Request::EnvGet { .. }
-        | Request::EnvSet { .. }
-        | Request::EnvDelete { .. }
-        | Request::EnvAll => Vec::new(),
-    }
-}
-
-/// The streams of a process's standard input, output and error.
-pub(crate) fn streams_of_spawn(spawn: &Spawn) -> Vec<StreamId> {
-    let socket = spawn.socket.map_or([None, None], |socket| {
-        [Some(socket.source), Some(socket.sink)]
-    });
-    [spawn.stdin, spawn.stdout, spawn.stderr]
-        .into_iter()
-        .chain(socket)
-        .flatten()
-        .collect()
 }

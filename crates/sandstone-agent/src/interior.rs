@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 
 use rustix::fs::{AtFlags, CWD, FileType, Mode, OFlags};
 use rustix::io::Errno;
-use sandstone_protocol::message::{Configure, Failure};
+use sandstone_protocol::message::{Configure, ENVIRONMENT_MAX_BYTES, Failure};
 
 use crate::accounts::Account;
 use crate::failure::{errno_of, failure, shown};
@@ -16,9 +16,6 @@ use crate::host_files;
 
 /// `PATH` of processes when nobody says otherwise.
 const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
-
-/// Most bytes of names and values in the environment. The kernel accepts little more at an exec.
-const ENVIRONMENT_MAX_BYTES: usize = 1 << 20;
 
 /// Where `update-ca-certificates` looks for local authorities.
 const LOCAL_AUTHORITY: &str = "/usr/local/share/ca-certificates/sandstone-host.crt";

@@ -10,7 +10,7 @@ use rustix::net::{AddressFamily, SocketFlags, SocketType};
 use rustix::pipe::{PipeFlags, pipe_with};
 use sandstone_protocol::message::{Answer, Failure, Spawn, TerminalSize};
 
-use crate::connection::{Connection, streams_of_spawn};
+use crate::connection::Connection;
 use crate::failure::{failure, shown};
 use crate::interior::{Interior, is_variable};
 use crate::lock::lock;
@@ -39,7 +39,7 @@ pub(crate) struct SpawnJob {
 /// Starts the process and answers, then moves its streams until they end.
 pub(crate) fn perform(connection: &Arc<Connection>, job: SpawnJob) {
     let interior = lock(&connection.agent.interior).clone();
-    let streams = streams_of_spawn(&job.spawn);
+    let streams = job.spawn.streams();
     match start(connection, &interior, &job) {
         Ok((pid, pump)) => {
             // A host that is gone learns nothing, but the process runs, and its output must flow.

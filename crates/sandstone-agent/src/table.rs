@@ -1,19 +1,12 @@
 //! What is open on a connection: requests without an answer, and streams.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 use std::sync::{Arc, Mutex};
 
-use sandstone_protocol::message::StreamId;
+use sandstone_protocol::message::{REPLY_MAX_BYTES, REQUESTS_MAX, STREAMS_MAX, StreamId};
 
 use crate::lock::lock;
 use crate::stream::{Inlet, Outlet};
-
-/// Requests that may be unanswered at once; waits for processes count. One host has many clients, and
-/// one that waits ten thousand times must not keep another from killing what it waits for.
-const REQUESTS_MAX: usize = 40_000;
-
-/// Streams that may be open at once.
-const STREAMS_MAX: usize = 4096;
 
 /// The open requests and streams. An id names one of them, whichever it is.
 #[derive(Debug, Default)]
@@ -21,8 +14,8 @@ pub(crate) struct Table(Mutex<Open>);
 
 #[derive(Debug, Default)]
 struct Open {
-    /// Requests without a reply.
-    requests: HashSet<u32>,
+    /// Requests without a reply, with the longest that they may get, bytes.
+    requests: HashMap<u32, usize>,
     /// Streams that neither side has ended or reset.
     streams: HashMap<StreamId, Stream>,
 }
@@ -50,13 +43,19 @@ pub(crate) enum Room {
 pub(crate) struct UsedTwice;
 
 impl Table {
-    /// Notes a request as unanswered, be there room for it or not. Its streams are to be opened next.
+    /// Notes a request as unanswered, be there room for it or not, and how many bytes its reply may
+    /// have. Its streams are to be opened next.
     ///
     /// # Errors
     /// [`UsedTwice`]; then nothing is noted.
-    pub(crate) fn begin(&self, id: u32, streams: &[StreamId]) -> Result<Room, UsedTwice> {
+    pub(crate) fn begin(
+        &self,
+        id: u32,
+        reply_max_bytes: usize,
+        streams: &[StreamId],
+    ) -> Result<Room, UsedTwice> {
         let mut open = lock(&self.0);
-        let known = |id| open.requests.contains(&id) || open.streams.contains_key(&id);
+        let known = |id| open.requests.contains_key(&id) || open.streams.contains_key(&id);
         let mut ids = vec![id];
         ids.extend(streams);
         for (index, id) in ids.iter().enumerate() {
@@ -66,13 +65,16 @@ impl Table {
         }
         let full =
             open.requests.len() >= REQUESTS_MAX || open.streams.len() + streams.len() > STREAMS_MAX;
-        open.requests.insert(id);
+        open.requests.insert(id, reply_max_bytes);
         Ok(if full { Room::Full } else { Room::Enough })
     }
 
-    /// A request is answered: its id is free.
-    pub(crate) fn answered(&self, id: u32) {
-        lock(&self.0).requests.remove(&id);
+    /// A request is answered: its id is free. Returns how many bytes the reply may have.
+    pub(crate) fn answered(&self, id: u32) -> usize {
+        lock(&self.0)
+            .requests
+            .remove(&id)
+            .unwrap_or(REPLY_MAX_BYTES)
     }
 
     /// Opens a stream of a request that [`Self::begin`] found room for.
@@ -127,7 +129,7 @@ mod tests {
     fn an_id_names_one_thing_until_that_is_over() {
         let waker = Waker::new().unwrap();
         let table = Table::default();
-        assert_eq!(table.begin(1, &[2, 3]), Ok(Room::Enough));
+        assert_eq!(table.begin(1, 9, &[2, 3]), Ok(Room::Enough));
         table.open(Stream::ToHost(outlet(2, &waker)));
         for (id, streams) in [
             (0, &[][..]),
@@ -139,14 +141,18 @@ mod tests {
             (4, &[4][..]),
             (4, &[5, 5][..]),
         ] {
-            assert_eq!(table.begin(id, streams), Err(UsedTwice), "{id} {streams:?}");
+            assert_eq!(
+                table.begin(id, 9, streams),
+                Err(UsedTwice),
+                "{id} {streams:?}"
+            );
         }
         // What was refused left nothing behind, and what is over frees its id.
-        assert_eq!(table.begin(4, &[5]), Ok(Room::Enough));
-        table.answered(1);
-        assert_eq!(table.begin(1, &[]), Ok(Room::Enough));
+        assert_eq!(table.begin(4, 9, &[5]), Ok(Room::Enough));
+        assert_eq!(table.answered(1), 9);
+        assert_eq!(table.begin(1, 9, &[]), Ok(Room::Enough));
         assert!(table.close(2).is_some());
-        assert_eq!(table.begin(2, &[]), Ok(Room::Enough));
+        assert_eq!(table.begin(2, 9, &[]), Ok(Room::Enough));
     }
 
     #[test]
@@ -165,13 +171,13 @@ mod tests {
         let table = Table::default();
         let last = u32::try_from(REQUESTS_MAX).unwrap();
         for id in 1..=last {
-            assert_eq!(table.begin(id, &[]), Ok(Room::Enough), "{id}");
+            assert_eq!(table.begin(id, 9, &[]), Ok(Room::Enough), "{id}");
         }
-        assert_eq!(table.begin(last + 1, &[]), Ok(Room::Full));
-        assert_eq!(table.begin(last + 1, &[]), Err(UsedTwice));
+        assert_eq!(table.begin(last + 1, 9, &[]), Ok(Room::Full));
+        assert_eq!(table.begin(last + 1, 9, &[]), Err(UsedTwice));
         table.answered(1);
         table.answered(last + 1);
-        assert_eq!(table.begin(1, &[]), Ok(Room::Enough));
+        assert_eq!(table.begin(1, 9, &[]), Ok(Room::Enough));
     }
 
     #[test]
@@ -182,9 +188,9 @@ mod tests {
         for id in 1..last {
             table.open(Stream::ToHost(outlet(id, &waker)));
         }
-        assert_eq!(table.begin(10_001, &[20_000, 20_001]), Ok(Room::Full));
-        assert_eq!(table.begin(10_002, &[20_000]), Ok(Room::Enough));
-        assert_eq!(table.begin(10_003, &[]), Ok(Room::Enough));
+        assert_eq!(table.begin(10_001, 9, &[20_000, 20_001]), Ok(Room::Full));
+        assert_eq!(table.begin(10_002, 9, &[20_000]), Ok(Room::Enough));
+        assert_eq!(table.begin(10_003, 9, &[]), Ok(Room::Enough));
     }
 
     #[test]

@@ -6,13 +6,11 @@ use std::os::unix::net::UnixStream;
 use std::sync::Mutex;
 
 use sandstone_protocol::frame::{
-    Frame, FrameError, FrameKind, HEADER_BYTES, decode_header, encode_header,
+    Frame, FrameError, FrameKind, HEADER_BYTES, SMALL_PAYLOAD_MAX_BYTES, decode_header,
+    encode_header,
 };
 
 use crate::lock::lock;
-
-/// Largest payload of a frame that is not a request, bytes. Data has its own, equal, limit.
-const SMALL_PAYLOAD_MAX_BYTES: usize = 64 << 10;
 
 /// Bytes read from the socket at once.
 const READ_BYTES: usize = 64 << 10;
@@ -84,9 +82,9 @@ pub(crate) enum ReceiveError {
     /// What came is not a frame.
     #[error("not a frame")]
     Frame(#[from] FrameError),
-    /// A frame of this kind cannot be so long.
-    #[error("a {0:?} frame of {1} bytes")]
-    Length(FrameKind, usize),
+    /// A reply, which no host sends.
+    #[error("a reply from the host")]
+    Reply,
 }
 
 /// The receiving half of a connection.
@@ -116,8 +114,9 @@ impl Receiver {
         let mut header = [0; HEADER_BYTES];
         self.socket.read_exact(&mut header)?;
         let (kind, id, length) = decode_header(&header)?;
-        if kind != FrameKind::Request && length > SMALL_PAYLOAD_MAX_BYTES {
-            return Err(ReceiveError::Length(kind, length));
+        // Not read at all: it can be as long as a request.
+        if kind == FrameKind::Reply {
+            return Err(ReceiveError::Reply);
         }
         // Grows with what arrives, not with what was announced.
         let mut payload = Vec::with_capacity(length.min(SMALL_PAYLOAD_MAX_BYTES));
@@ -151,7 +150,7 @@ mod tests {
             .unwrap_or(());
         assert!(matches!(
             receiver.receive(),
-            Err(ReceiveError::Length(FrameKind::Reset, _))
+            Err(ReceiveError::Frame(FrameError::Length(_)))
         ));
         drop(receiver);
         assert_eq!(sender.send(FrameKind::End, 1, b""), Err(Closed));

@@ -1,29 +1,45 @@
 //! The host's end of the agent protocol: many calls and streams over one connection.
 //!
 //! The agent is not trusted. It can answer nonsense or nothing, but it cannot make the host keep
-//! more than one window of bytes per stream, and a frame that breaks the protocol closes the
-//! connection.
+//! more than one window of bytes per stream, a bounded answer per call and a bounded queue of
+//! frames that it does not take. A frame that breaks the protocol closes the connection.
 
 use std::collections::{HashMap, VecDeque};
 use std::fmt;
-use std::io;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use bytes::{Buf, Bytes, BytesMut};
-use sandstone_protocol::frame::{
-    Frame, FrameKind, HEADER_BYTES, PAYLOAD_MAX_BYTES, WINDOW_BYTES, decode_header,
+use bytes::{Bytes, BytesMut};
+use sandstone_protocol::frame::{Frame, PAYLOAD_MAX_BYTES, WINDOW_BYTES};
+use sandstone_protocol::message::{
+    self, Answer, Failure, REQUESTS_MAX, Reply, Request, STREAMS_MAX, StreamId,
 };
-use sandstone_protocol::message::{self, Answer, Failure, Hello, Reply, Request};
-use sandstone_protocol::{GENERATION, GENERATION_MIN};
-use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::{Notify, oneshot, watch};
 
 /// How long the agent may take to say hello. It runs already, so a second is generous.
 const HELLO_LIMIT: Duration = Duration::from_secs(5);
 
+/// Streams of this connection at once. Some less than the agent takes, so that it is the one who
+/// asks too much that is refused here, and not somebody's request there.
+const OPEN_STREAMS_MAX: usize = STREAMS_MAX - 96;
+
+/// A longer reply is decoded where it keeps no other task waiting, bytes: it takes milliseconds.
+const LARGE_REPLY_BYTES: usize = 1 << 20;
+
+/// `E2BIG`.
+const TOO_BIG: i32 = 7;
+
+/// `EAGAIN`.
+const TRY_AGAIN: i32 = 11;
+
 mod dial;
+mod incoming;
+mod outgoing;
 mod stream;
+
+use incoming::exchange_hellos;
+use outgoing::Outgoing;
 
 pub use dial::AgentSocket;
 pub use stream::{InboundStream, OutboundStream, StreamError};
@@ -47,21 +63,27 @@ pub struct AgentClient {
 
 struct Shared {
     state: Mutex<State>,
-    /// Wakes the writer.
-    outgoing: Notify,
+    wake_writer: Notify,
+    /// Wakes those who wait to send data when there is room for it again.
+    room: Notify,
     closed: watch::Sender<bool>,
 }
 
 struct State {
     next_id: u32,
-    /// Encoded frames on their way out. Data is bounded by the credit of the streams, requests by
-    /// the number of callers.
-    queue: VecDeque<Bytes>,
-    calls: HashMap<u32, oneshot::Sender<Reply>>,
+    outgoing: Outgoing,
+    /// Requests that have no reply; also those whose caller has gone, if they were sent.
+    calls: HashMap<u32, Call>,
     inbound: HashMap<u32, Inbound>,
     outbound: HashMap<u32, Outbound>,
     /// Why the connection ended.
     end: Option<String>,
+}
+
+struct Call {
+    /// Takes the encoded reply.
+    reply: oneshot::Sender<Bytes>,
+    reply_max_bytes: usize,
 }
 
 struct Inbound {
@@ -73,7 +95,8 @@ struct Inbound {
 }
 
 struct Outbound {
-    credit: u64,
+    /// Bytes we may send, never more than a window.
+    credit: u32,
     end: Option<StreamError>,
     wake: Arc<Notify>,
 }
@@ -103,17 +126,18 @@ impl AgentClient {
         let shared = Arc::new(Shared {
             state: Mutex::new(State {
                 next_id: 0,
-                queue: VecDeque::new(),
+                outgoing: Outgoing::default(),
                 calls: HashMap::new(),
                 inbound: HashMap::new(),
                 outbound: HashMap::new(),
                 end: None,
             }),
-            outgoing: Notify::new(),
+            wake_writer: Notify::new(),
+            room: Notify::new(),
             closed: watch::Sender::new(false),
         });
         let (read, write) = tokio::io::split(stream);
-        tokio::spawn(pump(
+        tokio::spawn(incoming::pump(
             Arc::downgrade(&shared),
             shared.closed.subscribe(),
             read,
@@ -123,76 +147,97 @@ impl AgentClient {
     }
 
     /// Asks the agent and waits for its answer, however long that takes. Dropping the future
-    /// forgets the answer; the agent still acts.
+    /// forgets the answer; the agent still acts if the request was sent.
     ///
     /// # Errors
-    /// [`AgentError`].
+    /// [`AgentError`]; `E2BIG` for a request that is too long, `EAGAIN` when too much is under way.
     pub async fn call(&self, request: Request) -> Result<Answer, AgentError> {
-        let payload = message::encode(&request);
-        if payload.len() > PAYLOAD_MAX_BYTES {
-            // E2BIG: no name and no list of arguments may be that long.
-            return Err(AgentError::Refused(Failure {
-                errno: Some(7),
-                message: format!("a request of {} bytes is too long", payload.len()),
-            }));
-        }
-        let (sender, receiver) = oneshot::channel();
-        {
-            let mut state = self.shared.lock();
-            if let Some(end) = &state.end {
-                return Err(AgentError::Lost(end.clone()));
-            }
-            let id = state.take_id();
-            state.calls.insert(id, sender);
-            state.push(&Frame {
-                kind: FrameKind::Request,
-                id,
-                payload,
-            });
-        }
-        self.shared.outgoing.notify_one();
-        match receiver.await {
+        let (pending, reply) = self.begin(&request)?;
+        drop(request);
+        let outcome = reply.await;
+        drop(pending);
+        let Ok(payload) = outcome else {
+            return Err(AgentError::Lost(self.shared.end_reason()));
+        };
+        match decode_reply(payload).await {
             Ok(Ok(answer)) => Ok(answer),
             Ok(Err(failure)) => Err(AgentError::Refused(failure)),
-            Err(_) => Err(AgentError::Lost(self.shared.end_reason())),
+            Err(reason) => {
+                self.shared.close(&reason);
+                Err(AgentError::Lost(reason))
+            }
         }
     }
 
-    /// A stream that a request is about to hand to the agent for writing.
+    fn begin(
+        &self,
+        request: &Request,
+    ) -> Result<(Pending<'_>, oneshot::Receiver<Bytes>), AgentError> {
+        let payload = message::encode(request);
+        let streams = request.streams();
+        let mut state = self.shared.lock();
+        if let Some(end) = &state.end {
+            return Err(AgentError::Lost(end.clone()));
+        }
+        let id = state.take_id();
+        if let Err(failure) = state.queue_request(id, payload, &streams) {
+            state.give_up(&streams, &failure);
+            return Err(AgentError::Refused(failure));
+        }
+        let (sender, receiver) = oneshot::channel();
+        let call = Call {
+            reply: sender,
+            reply_max_bytes: request.reply_max_bytes(),
+        };
+        state.calls.insert(id, call);
+        self.shared.wake_writer.notify_one();
+        let shared = &self.shared;
+        Ok((Pending { shared, id }, receiver))
+    }
+
+    /// A stream that a request is about to hand to the agent for writing. When too many are open
+    /// it has ended already, and the request is refused with `EAGAIN`.
     #[must_use]
     pub fn inbound(&self) -> InboundStream {
         let wake = Arc::new(Notify::new());
         let mut state = self.shared.lock();
         let id = state.take_id();
-        let end = state.end.as_ref().map(|_| Err(StreamError::Lost));
-        state.inbound.insert(
-            id,
-            Inbound {
-                chunks: VecDeque::new(),
-                window: WINDOW_BYTES,
-                end,
-                wake: wake.clone(),
-            },
-        );
-        InboundStream::new(self.shared.clone(), id, wake)
+        let is_refused = !state.has_room_for_stream();
+        if !is_refused {
+            let end = state.end.as_ref().map(|_| Err(StreamError::Lost));
+            state.inbound.insert(
+                id,
+                Inbound {
+                    chunks: VecDeque::new(),
+                    window: WINDOW_BYTES,
+                    end,
+                    wake: wake.clone(),
+                },
+            );
+        }
+        InboundStream::new(self.shared.clone(), id, wake, is_refused)
     }
 
-    /// A stream that a request is about to hand to the agent for reading.
+    /// A stream that a request is about to hand to the agent for reading. When too many are open
+    /// it has ended already, and the request is refused with `EAGAIN`.
     #[must_use]
     pub fn outbound(&self) -> OutboundStream {
         let wake = Arc::new(Notify::new());
         let mut state = self.shared.lock();
         let id = state.take_id();
-        let end = state.end.as_ref().map(|_| StreamError::Lost);
-        state.outbound.insert(
-            id,
-            Outbound {
-                credit: u64::from(WINDOW_BYTES),
-                end,
-                wake: wake.clone(),
-            },
-        );
-        OutboundStream::new(self.shared.clone(), id, wake)
+        let is_refused = !state.has_room_for_stream();
+        if !is_refused {
+            let end = state.end.as_ref().map(|_| StreamError::Lost);
+            state.outbound.insert(
+                id,
+                Outbound {
+                    credit: WINDOW_BYTES,
+                    end,
+                    wake: wake.clone(),
+                },
+            );
+        }
+        OutboundStream::new(self.shared.clone(), id, wake, is_refused)
     }
 
     /// An id that nothing else on this connection has, for a file that a request opens.
@@ -221,6 +266,40 @@ impl Drop for AgentClient {
     }
 }
 
+/// A request whose answer somebody waits for.
+struct Pending<'a> {
+    shared: &'a Shared,
+    id: u32,
+}
+
+impl Drop for Pending<'_> {
+    fn drop(&mut self) {
+        let mut state = self.shared.lock();
+        // One that was sent will be answered, so its id stays known until then.
+        if state.outgoing.withdraw(self.id) {
+            state.calls.remove(&self.id);
+        }
+    }
+}
+
+fn too_many_streams() -> Failure {
+    Failure {
+        errno: Some(TRY_AGAIN),
+        message: format!("this sandbox has {OPEN_STREAMS_MAX} streams open; end some"),
+    }
+}
+
+/// Decodes a reply; the reason when it is none.
+async fn decode_reply(payload: Bytes) -> Result<Reply, String> {
+    let is_large = payload.len() > LARGE_REPLY_BYTES;
+    let decode = move || message::decode("reply", &payload).map_err(|error| error.to_string());
+    if !is_large {
+        return decode();
+    }
+    let decoding = tokio::task::spawn_blocking(decode);
+    decoding.await.map_err(|error| error.to_string())?
+}
+
 impl Shared {
     fn lock(&self) -> MutexGuard<'_, State> {
         // No code panics while it holds the lock half-way through a change.
@@ -235,84 +314,39 @@ impl Shared {
     }
 
     fn close(&self, reason: &str) {
-        {
-            let mut state = self.lock();
-            if state.end.is_some() {
-                return;
-            }
-            state.end = Some(reason.to_owned());
-            state.calls.clear();
-            for stream in state.inbound.values_mut() {
-                if stream.end.is_none() {
-                    stream.end = Some(Err(StreamError::Lost));
-                }
-                stream.wake.notify_one();
-            }
-            for stream in state.outbound.values_mut() {
-                stream.end.get_or_insert(StreamError::Lost);
-                stream.wake.notify_one();
-            }
-        }
-        self.closed.send_replace(true);
-        self.outgoing.notify_one();
+        self.end(&mut self.lock(), reason);
     }
 
-    /// Acts on one frame of the agent; the reason when it breaks the protocol.
-    fn receive(&self, kind: FrameKind, id: u32, payload: Bytes) -> Result<(), String> {
-        let mut state = self.lock();
-        match kind {
-            FrameKind::Reply => {
-                let reply: Reply =
-                    message::decode("reply", &payload).map_err(|error| error.to_string())?;
-                if let Some(call) = state.calls.remove(&id) {
-                    // The caller may have gone; then nobody wants the answer.
-                    let _ = call.send(reply);
-                }
-            }
-            FrameKind::Data => {
-                if let Some(stream) = state.inbound.get_mut(&id)
-                    && stream.end.is_none()
-                {
-                    let length = u32::try_from(payload.len()).unwrap_or(u32::MAX);
-                    stream.window = stream
-                        .window
-                        .checked_sub(length)
-                        .ok_or_else(|| format!("stream {id} exceeds its credit"))?;
-                    stream.take_in(payload);
-                    stream.wake.notify_one();
-                }
-            }
-            FrameKind::End => {
-                if let Some(stream) = state.inbound.get_mut(&id) {
-                    stream.end.get_or_insert(Ok(()));
-                    stream.wake.notify_one();
-                }
-            }
-            FrameKind::Credit => {
-                let grant: [u8; 4] = payload
-                    .as_ref()
-                    .try_into()
-                    .map_err(|_| "malformed credit".to_owned())?;
-                if let Some(stream) = state.outbound.get_mut(&id) {
-                    stream.credit += u64::from(u32::from_le_bytes(grant));
-                    stream.wake.notify_one();
-                }
-            }
-            FrameKind::Reset => {
-                let failure = message::decode::<Failure>("reset", &payload).ok();
-                if let Some(stream) = state.inbound.get_mut(&id) {
-                    stream.end.get_or_insert(Err(StreamError::Reset(failure)));
-                    stream.wake.notify_one();
-                } else if let Some(stream) = state.outbound.get_mut(&id) {
-                    stream.end.get_or_insert(StreamError::Reset(failure));
-                    stream.wake.notify_one();
-                }
-            }
-            FrameKind::Hello | FrameKind::Request => {
-                return Err(format!("unexpected {kind:?} frame"));
-            }
+    /// The connection is over.
+    fn end(&self, state: &mut State, reason: &str) {
+        if state.end.is_some() {
+            return;
         }
-        Ok(())
+        state.end = Some(reason.to_owned());
+        state.outgoing = Outgoing::default();
+        state.calls.clear();
+        for stream in state.inbound.values_mut() {
+            if stream.end.is_none() {
+                stream.end = Some(Err(StreamError::Lost));
+            }
+            stream.wake.notify_one();
+        }
+        for stream in state.outbound.values_mut() {
+            stream.end.get_or_insert(StreamError::Lost);
+            stream.wake.notify_one();
+        }
+        self.closed.send_replace(true);
+    }
+
+    /// Queues a frame of a stream.
+    fn push(&self, state: &mut State, frame: &Frame) {
+        if state.end.is_some() {
+            return;
+        }
+        match state.outgoing.push(frame) {
+            Ok(()) => self.wake_writer.notify_one(),
+            Err(outgoing::Full) => self.end(state, "the sandbox takes too little"),
+        }
     }
 }
 
@@ -342,133 +376,53 @@ impl State {
         self.next_id
     }
 
-    fn push(&mut self, frame: &Frame) {
-        if self.end.is_none() {
-            self.queue.push_back(frame.encode().into());
-        }
+    fn has_room_for_stream(&self) -> bool {
+        self.inbound.len() + self.outbound.len() < OPEN_STREAMS_MAX
     }
-}
 
-async fn exchange_hellos<S>(stream: &mut S) -> io::Result<()>
-where
-    S: AsyncRead + AsyncWrite + Unpin,
-{
-    let hello = message::encode(&Hello {
-        generation: GENERATION,
-    });
-    stream
-        .write_all(
-            &Frame {
-                kind: FrameKind::Hello,
-                id: 0,
-                payload: hello,
+    /// Queues a request unless it is too long or too much is under way.
+    fn queue_request(
+        &mut self,
+        id: u32,
+        payload: Vec<u8>,
+        streams: &[StreamId],
+    ) -> Result<(), Failure> {
+        let refuse = |errno, message: String| {
+            let errno = Some(errno);
+            Err(Failure { errno, message })
+        };
+        if payload.len() > PAYLOAD_MAX_BYTES {
+            // No name and no list of arguments may be that long.
+            let message = format!("a request of {} bytes is too long", payload.len());
+            return refuse(TOO_BIG, message);
+        }
+        let is_open = |id| self.inbound.contains_key(id) || self.outbound.contains_key(id);
+        if !streams.iter().all(is_open) {
+            return Err(too_many_streams());
+        }
+        if self.calls.len() >= REQUESTS_MAX {
+            let message = format!("this sandbox has {REQUESTS_MAX} requests to answer");
+            return refuse(TRY_AGAIN, message);
+        }
+        self.outgoing.push_request(id, payload).or_else(|_| {
+            refuse(
+                TRY_AGAIN,
+                "this sandbox does not take its requests".to_owned(),
+            )
+        })
+    }
+
+    /// Ends the streams of a request that was refused, as the agent does.
+    fn give_up(&mut self, streams: &[StreamId], failure: &Failure) {
+        let reset = || StreamError::Reset(Some(failure.clone()));
+        for id in streams {
+            if let Some(stream) = self.inbound.get_mut(id) {
+                stream.end.get_or_insert_with(|| Err(reset()));
+                stream.wake.notify_one();
             }
-            .encode(),
-        )
-        .await?;
-    stream.flush().await?;
-    let (kind, _, payload) = read_frame(stream).await?;
-    if kind != FrameKind::Hello {
-        return Err(io::Error::other("the agent did not begin with a hello"));
-    }
-    let theirs: Hello = message::decode("hello", &payload).map_err(io::Error::other)?;
-    if theirs.generation < GENERATION_MIN {
-        return Err(io::Error::other(format!(
-            "the agent speaks generation {}, we need {GENERATION_MIN}",
-            theirs.generation
-        )));
-    }
-    Ok(())
-}
-
-async fn read_frame<R>(stream: &mut R) -> io::Result<(FrameKind, u32, Bytes)>
-where
-    R: AsyncRead + Unpin,
-{
-    let mut header = [0; HEADER_BYTES];
-    stream.read_exact(&mut header).await?;
-    let (kind, id, length) = decode_header(&header).map_err(io::Error::other)?;
-    let mut payload = BytesMut::with_capacity(length);
-    let mut rest = (&mut *stream).take(length as u64);
-    while payload.len() < length {
-        if rest.read_buf(&mut payload).await? == 0 {
-            return Err(io::ErrorKind::UnexpectedEof.into());
-        }
-    }
-    Ok((kind, id, payload.freeze()))
-}
-
-/// Serves one connection until either side ends it. Holds `shared` only while it acts, so that
-/// dropping the last client ends it.
-async fn pump<R, W>(shared: Weak<Shared>, mut closed: watch::Receiver<bool>, mut read: R, write: W)
-where
-    R: AsyncRead + Send + Unpin + 'static,
-    W: AsyncWrite + Send + Unpin + 'static,
-{
-    let writer = tokio::spawn(write_frames(shared.clone(), write));
-    let reason = loop {
-        let frame = tokio::select! {
-            frame = read_frame(&mut read) => frame,
-            _ = closed.wait_for(|closed| *closed) => break "the connection was closed".to_owned(),
-        };
-        let Some(shared) = shared.upgrade() else {
-            break "nobody is left".to_owned();
-        };
-        let outcome = match frame {
-            Ok((kind, id, payload)) => shared.receive(kind, id, payload),
-            Err(error) => Err(error.to_string()),
-        };
-        if let Err(reason) = outcome {
-            break reason;
-        }
-    };
-    tracing::debug!(%reason, "agent connection ended");
-    if let Some(shared) = shared.upgrade() {
-        shared.close(&reason);
-    }
-    // The writer ends by itself: `close` woke it.
-    let _ = writer.await;
-}
-
-async fn write_frames<W>(shared: Weak<Shared>, mut write: W)
-where
-    W: AsyncWrite + Unpin,
-{
-    /// Frames are gathered into writes of about this size.
-    const BATCH_BYTES: usize = 256 << 10;
-    loop {
-        let mut batch = BytesMut::new();
-        {
-            let Some(shared) = shared.upgrade() else {
-                return;
-            };
-            let woken = shared.outgoing.notified();
-            let closed = {
-                let mut state = shared.lock();
-                while batch.len() < BATCH_BYTES
-                    && let Some(frame) = state.queue.pop_front()
-                {
-                    batch.extend_from_slice(&frame);
-                }
-                state.end.is_some()
-            };
-            if batch.is_empty() {
-                if closed {
-                    return;
-                }
-                woken.await;
-                continue;
-            }
-        }
-        while batch.has_remaining() {
-            match write.write_buf(&mut batch).await {
-                Ok(count) if count > 0 => {}
-                _ => {
-                    if let Some(shared) = shared.upgrade() {
-                        shared.close("the sandbox does not read any more");
-                    }
-                    return;
-                }
+            if let Some(stream) = self.outbound.get_mut(id) {
+                stream.end.get_or_insert_with(reset);
+                stream.wake.notify_one();
             }
         }
     }

@@ -14,8 +14,12 @@ pub const HEADER_BYTES: usize = 9;
 /// Largest payload. Directory listings are the largest replies: about 100,000 entries fit.
 pub const PAYLOAD_MAX_BYTES: usize = 16 << 20;
 
+/// Largest payload of a frame that is neither a request nor a reply: what a data frame holds, and
+/// far more than a hello or a failure needs.
+pub const SMALL_PAYLOAD_MAX_BYTES: usize = 64 << 10;
+
 /// Largest payload of a [`FrameKind::Data`] frame.
-pub const DATA_MAX_BYTES: usize = 64 << 10;
+pub const DATA_MAX_BYTES: usize = SMALL_PAYLOAD_MAX_BYTES;
 
 /// Credit of a fresh stream. Four full data frames keep both ends busy; a stalled reader costs
 /// this much memory and no more.
@@ -149,7 +153,14 @@ pub fn decode_header(header: &[u8; HEADER_BYTES]) -> Result<(FrameKind, u32, usi
         .filter(|payload| *payload <= PAYLOAD_MAX_BYTES)
         .ok_or(FrameError::Length(length))?;
     let kind = FrameKind::from_byte(kind).ok_or(FrameError::Kind(kind))?;
-    if kind == FrameKind::Data && (payload == 0 || payload > DATA_MAX_BYTES) {
+    let is_possible = match kind {
+        FrameKind::Request | FrameKind::Reply => true,
+        FrameKind::Data => (1..=DATA_MAX_BYTES).contains(&payload),
+        FrameKind::Hello | FrameKind::End | FrameKind::Credit | FrameKind::Reset => {
+            payload <= SMALL_PAYLOAD_MAX_BYTES
+        }
+    };
+    if !is_possible {
         return Err(FrameError::Length(length));
     }
     Ok((kind, u32::from_le_bytes([i0, i1, i2, i3]), payload))
@@ -194,10 +205,17 @@ mod tests {
             Err(FrameError::Length(5)),
             "empty data"
         );
-        assert!(
-            decode_header(&header(5 + (64 << 10) + 1, 4)).is_err(),
-            "data too long"
-        );
+        for kind in [1, 4, 5, 6, 7] {
+            assert!(decode_header(&header(5 + (64 << 10), kind)).is_ok());
+            assert!(
+                decode_header(&header(5 + (64 << 10) + 1, kind)).is_err(),
+                "kind {kind} too long"
+            );
+        }
+        for kind in [2, 3] {
+            assert!(decode_header(&header(5 + (16 << 20), kind)).is_ok());
+            assert!(decode_header(&header(5 + (16 << 20) + 1, kind)).is_err());
+        }
     }
 
     proptest! {

@@ -6,8 +6,10 @@ use std::collections::BTreeMap;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
+mod bounds;
 mod files;
 
+pub use bounds::{ENVIRONMENT_MAX_BYTES, REPLY_MAX_BYTES, REQUESTS_MAX, STREAMS_MAX};
 pub use files::{
     FileChange, FileTime, GlobOptions, HANDLE_BYTES_MAX, HandleId, HandleOperation, MakeTemporary,
     OpenOptions, Pattern, SeekOrigin, WALK_ENTRY_MAX_BYTES, WalkEntry, WalkOptions,

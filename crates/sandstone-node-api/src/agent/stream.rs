@@ -8,7 +8,7 @@ use sandstone_protocol::frame::{DATA_MAX_BYTES, Frame, FrameKind, WINDOW_BYTES};
 use sandstone_protocol::message::Failure;
 use tokio::sync::Notify;
 
-use super::{Outbound, Shared};
+use super::{Outbound, Shared, too_many_streams};
 
 /// Consumed bytes are granted again in steps of this size, so that small reads do not each cost
 /// a frame. A quarter of the window keeps the writer busy.
@@ -31,6 +31,8 @@ pub struct InboundStream {
     id: u32,
     wake: Arc<Notify>,
     ungranted: u32,
+    /// There are too many; nobody has been told.
+    is_refused: bool,
 }
 
 impl fmt::Debug for InboundStream {
@@ -42,12 +44,13 @@ impl fmt::Debug for InboundStream {
 }
 
 impl InboundStream {
-    pub(super) fn new(shared: Arc<Shared>, id: u32, wake: Arc<Notify>) -> Self {
+    pub(super) fn new(shared: Arc<Shared>, id: u32, wake: Arc<Notify>, is_refused: bool) -> Self {
         Self {
             shared,
             id,
             wake,
             ungranted: 0,
+            is_refused,
         }
     }
 
@@ -60,18 +63,21 @@ impl InboundStream {
     /// The next bytes, `None` at the end. Cancel-safe. At most one window is buffered while
     /// nobody calls this.
     pub async fn next(&mut self) -> Option<Result<Bytes, StreamError>> {
+        if std::mem::take(&mut self.is_refused) {
+            return Some(Err(refusal()));
+        }
         loop {
             let woken = self.wake.notified();
             {
-                let mut state = self.shared.lock();
+                let state = &mut *self.shared.lock();
                 let stream = state.inbound.get_mut(&self.id)?;
                 if let Some(chunk) = stream.chunks.pop_front() {
                     self.ungranted += u32::try_from(chunk.len()).unwrap_or(u32::MAX);
                     if self.ungranted >= CREDIT_STEP_BYTES && stream.end.is_none() {
                         stream.window += self.ungranted;
-                        state.push(&Frame::credit(self.id, self.ungranted));
+                        let grant = Frame::credit(self.id, self.ungranted);
+                        self.shared.push(state, &grant);
                         self.ungranted = 0;
-                        self.shared.outgoing.notify_one();
                     }
                     return Some(Ok(chunk));
                 }
@@ -100,8 +106,8 @@ impl Drop for InboundStream {
             .remove(&self.id)
             .is_some_and(|stream| stream.end.is_none())
         {
-            state.push(&Frame::empty(FrameKind::Reset, self.id));
-            self.shared.outgoing.notify_one();
+            let reset = Frame::empty(FrameKind::Reset, self.id);
+            self.shared.push(&mut state, &reset);
         }
     }
 }
@@ -112,6 +118,8 @@ pub struct OutboundStream {
     id: u32,
     wake: Arc<Notify>,
     finished: bool,
+    /// There are too many.
+    is_refused: bool,
 }
 
 impl fmt::Debug for OutboundStream {
@@ -123,12 +131,13 @@ impl fmt::Debug for OutboundStream {
 }
 
 impl OutboundStream {
-    pub(super) fn new(shared: Arc<Shared>, id: u32, wake: Arc<Notify>) -> Self {
+    pub(super) fn new(shared: Arc<Shared>, id: u32, wake: Arc<Notify>, is_refused: bool) -> Self {
         Self {
             shared,
             id,
             wake,
             finished: false,
+            is_refused,
         }
     }
 
@@ -138,35 +147,39 @@ impl OutboundStream {
         self.id
     }
 
-    /// Sends all of `bytes`, waiting for credit as needed. Not cancel-safe: a dropped call may
-    /// have sent a part.
+    /// Sends all of `bytes`, waiting for credit and for the connection as needed. Not cancel-safe:
+    /// a dropped call may have sent a part.
     ///
     /// # Errors
     /// [`StreamError`] when the agent does not want more.
     pub async fn send(&mut self, mut bytes: Bytes) -> Result<(), StreamError> {
         while !bytes.is_empty() {
             let woken = self.wake.notified();
+            let room = self.shared.room.notified();
             {
-                let mut state = self.shared.lock();
-                let stream = state.outbound.get_mut(&self.id).ok_or(StreamError::Lost)?;
+                let state = &mut *self.shared.lock();
+                let stream = state.outbound.get_mut(&self.id);
+                let stream = stream.ok_or_else(|| self.absence())?;
                 if let Some(end) = &stream.end {
                     return Err(end.clone());
                 }
-                let granted = usize::try_from(stream.credit).unwrap_or(usize::MAX);
-                let length = bytes.len().min(granted).min(DATA_MAX_BYTES);
-                if length > 0 {
-                    stream.credit -= length as u64;
-                    let payload = bytes.split_to(length).to_vec();
-                    state.push(&Frame {
+                let most = bytes.len().min(DATA_MAX_BYTES);
+                let length = stream.credit.min(u32::try_from(most).unwrap_or(u32::MAX));
+                if length > 0 && state.outgoing.takes_data() {
+                    stream.credit -= length;
+                    let data = Frame {
                         kind: FrameKind::Data,
                         id: self.id,
-                        payload,
-                    });
-                    self.shared.outgoing.notify_one();
+                        payload: bytes.split_to(length as usize).to_vec(),
+                    };
+                    self.shared.push(state, &data);
                     continue;
                 }
             }
-            woken.await;
+            tokio::select! {
+                () = woken => {}
+                () = room => {}
+            }
         }
         Ok(())
     }
@@ -180,16 +193,29 @@ impl OutboundStream {
         let mut state = self.shared.lock();
         match state.outbound.remove(&self.id) {
             Some(Outbound { end: None, .. }) => {
-                state.push(&Frame::empty(FrameKind::End, self.id));
-                self.shared.outgoing.notify_one();
+                let end = Frame::empty(FrameKind::End, self.id);
+                self.shared.push(&mut state, &end);
                 Ok(())
             }
             Some(Outbound {
                 end: Some(error), ..
             }) => Err(error),
-            None => Err(StreamError::Lost),
+            None => Err(self.absence()),
         }
     }
+
+    /// Why there is no such stream.
+    fn absence(&self) -> StreamError {
+        if self.is_refused {
+            refusal()
+        } else {
+            StreamError::Lost
+        }
+    }
+}
+
+fn refusal() -> StreamError {
+    StreamError::Reset(Some(too_many_streams()))
 }
 
 impl Drop for OutboundStream {
@@ -203,8 +229,8 @@ impl Drop for OutboundStream {
             .remove(&self.id)
             .is_some_and(|stream| stream.end.is_none())
         {
-            state.push(&Frame::empty(FrameKind::Reset, self.id));
-            self.shared.outgoing.notify_one();
+            let reset = Frame::empty(FrameKind::Reset, self.id);
+            self.shared.push(&mut state, &reset);
         }
     }
 }

@@ -1,9 +1,19 @@
+use super::incoming::{read_header, read_payload};
 use super::*;
-use sandstone_protocol::frame::DATA_MAX_BYTES;
-use tokio::io::DuplexStream;
+use sandstone_protocol::GENERATION;
+use sandstone_protocol::frame::{DATA_MAX_BYTES, FrameKind};
+use sandstone_protocol::message::{Hello, REPLY_MAX_BYTES};
+use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream};
+
+mod hostile;
 
 /// The agent's side of a connection, driven by hand.
 struct Peer(DuplexStream);
+
+async fn read_frame(stream: &mut DuplexStream) -> (FrameKind, u32, Bytes) {
+    let (kind, id, length) = read_header(stream).await.unwrap();
+    (kind, id, read_payload(stream, length).await.unwrap())
+}
 
 impl Peer {
     async fn start() -> (Arc<AgentClient>, Self) {
@@ -25,7 +35,6 @@ impl Peer {
     async fn receive(&mut self) -> (FrameKind, u32, Bytes) {
         tokio::time::timeout(Duration::from_secs(5), read_frame(&mut self.0))
             .await
-            .unwrap()
             .unwrap()
     }
 

@@ -10,9 +10,10 @@
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use sandstone_node_api::AgentClient;
-use sandstone_protocol::message::{HANDLE_BYTES_MAX, HandleId, Request};
+use sandstone_protocol::message::{Failure, HANDLE_BYTES_MAX, HandleId, Request};
 use serde_json::Value;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio_util::sync::CancellationToken;
@@ -25,6 +26,14 @@ const FILES_MAX: usize = 4096;
 /// Calls on open files of one session that have not been carried out, also those that the client
 /// has given up: they keep their place in the order.
 const TURNS_MAX: usize = 20_000;
+
+/// Longest path of a file that is opened, bytes: `PATH_MAX` of Linux without its terminator. Each
+/// open file keeps its path.
+const PATH_MAX_BYTES: usize = 4095;
+
+/// How long the agent may take for what nobody waits for. Longer than it may take to read the
+/// request, so that it is not taken back before the connection is given up.
+const DETACHED_LIMIT: Duration = Duration::from_secs(120);
 
 /// Bytes that reads and writes of one session have under way together.
 const ROOM_BYTES: usize = 8 << 20;
@@ -113,6 +122,7 @@ impl Handles {
         agent: &'a Arc<AgentClient>,
         path: &str,
     ) -> Result<Opening<'a>, RemoteError> {
+        check_path(path)?;
         let mut table = self.lock();
         if table.ended {
             return Err(RemoteError::connection_closing("the connection has ended"));
@@ -207,6 +217,21 @@ impl Handles {
     }
 }
 
+/// Refuses what the kernel would refuse, before anybody keeps it.
+fn check_path(path: &str) -> Result<(), RemoteError> {
+    const ENAMETOOLONG: i32 = 36;
+    if path.len() <= PATH_MAX_BYTES {
+        return Ok(());
+    }
+    let failure = Failure {
+        errno: Some(ENAMETOOLONG),
+        message: "the path is too long".to_owned(),
+    };
+    let begin = &path[..path.floor_char_boundary(PATH_MAX_BYTES)];
+    let operation = format!("open '{begin}…'");
+    Err(RemoteError::from_failure(&failure, &operation))
+}
+
 /// Lets the agent close files, whoever waits for that.
 pub(super) fn tell(agent: &Arc<AgentClient>, handles: Vec<HandleId>) {
     if !handles.is_empty() {
@@ -219,7 +244,7 @@ pub(super) fn detach(agent: &Arc<AgentClient>, request: Request) {
     let agent = agent.clone();
     tokio::spawn(async move {
         // Without the agent the file is closed as well.
-        let _ = agent.call(request).await;
+        let _ = tokio::time::timeout(DETACHED_LIMIT, agent.call(request)).await;
     });
 }
 
@@ -276,7 +301,11 @@ impl Drop for Turn {
 mod tests {
     use super::*;
     use futures_util::FutureExt;
+    use sandstone_protocol::GENERATION;
+    use sandstone_protocol::frame::{Frame, FrameKind};
+    use sandstone_protocol::message::{Hello, encode};
     use serde_json::json;
+    use tokio::io::AsyncWriteExt;
 
     fn file() -> Arc<OpenFile> {
         let ready = CancellationToken::new();
@@ -288,6 +317,35 @@ mod tests {
             closing: CancellationToken::new(),
             last_turn: Mutex::new(ready),
         })
+    }
+
+    #[test]
+    fn a_path_that_is_too_long_is_not_kept() {
+        assert!(check_path(&"x".repeat(4095)).is_ok());
+        let refused = check_path(&"ü".repeat(1 << 20)).unwrap_err().to_value();
+        assert_eq!(refused["code"], "ENAMETOOLONG");
+        assert!(refused["message"].as_str().unwrap().len() < 5000);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_nobody_waits_for_does_not_wait_for_ever() {
+        // An agent that says hello, reads everything and answers nothing.
+        let (ours, mut theirs) = tokio::io::duplex(1 << 16);
+        let hello = Frame {
+            kind: FrameKind::Hello,
+            id: 0,
+            payload: encode(&Hello {
+                generation: GENERATION,
+            }),
+        };
+        theirs.write_all(&hello.encode()).await.unwrap();
+        let agent = AgentClient::connect(ours).await.unwrap();
+        tokio::spawn(async move { tokio::io::copy(&mut theirs, &mut tokio::io::sink()).await });
+        detach(&agent, Request::Close { handles: vec![1] });
+        assert_eq!(Arc::strong_count(&agent), 2);
+        tokio::time::sleep(2 * DETACHED_LIMIT).await;
+        assert_eq!(Arc::strong_count(&agent), 1);
+        assert!(!agent.is_closed());
     }
 
     #[tokio::test]
