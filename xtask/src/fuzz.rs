@@ -16,20 +16,12 @@ use crate::tools;
 /// begins.
 const TARGETS: [&str; 4] = ["agent_client", "edge_input", "edge_socket", "protocol"];
 
-/// What the names of the targets that need the server begin with; also their dictionary in
-/// `fuzz/dictionaries`, and the feature that they are built with.
+/// What the names of the targets of the server's edge begin with; also their dictionary in
+/// `fuzz/dictionaries`.
 const EDGE: &str = "edge";
 
-/// Where what the compiler makes is, and the platform that has to be named for the flags to be
-/// used for programs only, and not for build scripts.
+/// Where what the compiler makes is.
 const BUILD: &str = "fuzz";
-const PLATFORM: &str = "x86_64-unknown-linux-gnu";
-
-/// Coverage counters as libFuzzer reads them. These flags work with a stable compiler; sanitizers
-/// would not.
-const FLAGS: &str = "--cfg fuzzing -Cpasses=sancov-module -Cllvm-args=-sanitizer-coverage-level=4 \
-     -Cllvm-args=-sanitizer-coverage-inline-8bit-counters \
-     -Cllvm-args=-sanitizer-coverage-pc-table -Cllvm-args=-sanitizer-coverage-trace-compares";
 
 /// Most memory of a target, MiB. They use less than a third.
 const MEMORY_MIB: u32 = 1024;
@@ -42,9 +34,9 @@ pub(crate) struct Arguments {
     /// How long each target runs, all at once.
     #[arg(long, default_value_t = 60)]
     pub(crate) seconds: u32,
-    /// Without the targets that need the whole server, which takes long to build.
+    /// Where the random choices begin, to have them again; by chance without it.
     #[arg(long)]
-    pub(crate) without_edge: bool,
+    pub(crate) seed: Option<u32>,
 }
 
 /// Builds the targets and runs them. How many there were.
@@ -54,27 +46,18 @@ pub(crate) fn run(arguments: &Arguments) -> Result<u64> {
         tools::install(&["g++"])?;
     }
     let manifest = root().join("fuzz/Cargo.toml");
-    let targets: Vec<&str> = TARGETS
-        .into_iter()
-        .filter(|name| !arguments.without_edge || !name.starts_with(EDGE))
-        .collect();
-    let features: &[&str] = if arguments.without_edge {
-        &[]
-    } else {
-        &["--features", EDGE]
-    };
     execute(
         cargo()
-            .args(["build", "--release", "--locked", "--target", PLATFORM])
-            .arg("--target-dir")
+            .args(["build", "--release", "--locked", "--target-dir"])
             .arg(target(BUILD))
             .arg("--manifest-path")
             .arg(manifest)
-            .args(features)
-            .env("RUSTFLAGS", FLAGS),
+            // See the script: it takes the compiler's place.
+            .env("RUSTC_WRAPPER", root().join("fuzz/instrument"))
+            .env("SANDSTONE_ROOT", root()),
     )?;
     let mut running = Vec::new();
-    for &name in &targets {
+    for name in TARGETS {
         let work = target(BUILD).join("work").join(name);
         let corpus = work.join("corpus");
         fs::create_dir_all(&corpus).with_context(|| format!("making {}", corpus.display()))?;
@@ -84,12 +67,13 @@ pub(crate) fn run(arguments: &Arguments) -> Result<u64> {
         let dictionary = root().join("fuzz/dictionaries").join(EDGE);
         let log = work.join("log");
         let output = fs::File::create(&log).with_context(|| format!("making {}", log.display()))?;
-        let child = command(target(BUILD).join(PLATFORM).join("release").join(name))
+        let child = command(target(BUILD).join("release").join(name))
             .arg(format!("-max_total_time={}", arguments.seconds))
             .arg(format!("-rss_limit_mb={MEMORY_MIB}"))
             .arg(format!("-timeout={INPUT_LIMIT}"))
             .arg(format!("-artifact_prefix={}/", work.display()))
             .arg("-print_final_stats=1")
+            .args(arguments.seed.map(|seed| format!("-seed={seed}")))
             .args(name.starts_with(EDGE).then(|| {
                 let mut option = OsString::from("-dict=");
                 option.push(dictionary);
@@ -127,5 +111,5 @@ pub(crate) fn run(arguments: &Arguments) -> Result<u64> {
     if !failed.is_empty() {
         bail!("an input was found for: {}", failed.join(", "));
     }
-    Ok(targets.len() as u64)
+    Ok(TARGETS.len() as u64)
 }
