@@ -137,5 +137,7 @@ def test_a_server_that_is_stuck_is_a_gateway_timeout(server, files):
             assert time.monotonic() - start >= seconds
             body = json.loads(answer.text)
             assert body["code"] == "TIMED_OUT"
-            assert message in body["message"] and f"port {port} in sandbox {sandbox.id}" in body["message"]
+            assert message in body["message"] and f"port {port}" in body["message"]
+            # Whoever knows a name may ask; what is behind it is nobody's business.
+            assert sandbox.id not in answer.text
             assert hint in body["hint"]

@@ -119,7 +119,7 @@ def test_what_is_answered(shared, sdk, tmp_path):
         for _ in range(13):
             shared.own("POST", f"/sandboxes/{sandbox.id}/ssh")
         path = f"/sandboxes/{sandbox.id}/ssh"
-        shared.refuses("POST", path, (400, "INVALID_REQUEST"), sandbox.id, "16")
+        shared.refuses("POST", path, (429, "SSH_USER_LIMIT"), sandbox.id, "16")
 
 
 def test_exec(door):
